@@ -1,0 +1,271 @@
+"""The contract of a compute module: what it reads, what it writes, and the requests it may make.
+
+A module is a ``Config`` and one function ``(config, inputs, context)``. It never sees a store, a key, dask or the
+command line. A short one returns its datasets; a long one is a generator that yields requests to the runner and
+receives their answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..schemas.config import Config
+from ..schemas.kind import Kind
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Datasets = Mapping[str, "xr.Dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class PotentialKind:
+    """What an input asks for that is a model: a stored checkpoint or ``engine:method``."""
+
+    name: str = "potential"
+
+
+POTENTIAL = PotentialKind()
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """An input of exactly one key of a kind (or one potential)."""
+
+    kind: Kind | PotentialKind
+
+
+@dataclass(frozen=True, slots=True)
+class Optional:
+    """An input that may be left out."""
+
+    kind: Kind | PotentialKind
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """An input of one or more keys of a kind, given to the module as a list."""
+
+    kind: Kind | PotentialKind
+
+
+Reads = Mapping[str, One | Optional | Many]
+Writes = Mapping[str, Kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Append datasets to outputs and commit them together with the state to restart from.
+
+    Parameters
+    ----------
+    data : mapping of str to xarray.Dataset
+        Output name to the new records. The first block of an output makes it.
+    restart : xarray.Dataset, optional
+        Everything that the module needs to go on after this block bit for bit.
+
+    The answer is None, once the block is durable.
+    """
+
+    data: Datasets
+    restart: xr.Dataset | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Keep only the newest of an output (the best checkpoint so far). The answer is None."""
+
+    data: Datasets
+    restart: xr.Dataset | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Apply a function to independent items, spread over the workers; each result is committed as it arrives.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(item) -> xarray.Dataset``; a top-level function, so that workers can import it.
+    items : sequence
+        Plain data or datasets; each item's position is its identity within the map.
+    name : str
+        Distinguishes several maps of one run. Required to be the same when the module is executed again.
+
+    The answer is the list of results, in the order of the items. After a kill, results that were committed are not
+    computed again.
+    """
+
+    function: Callable[[Any], xr.Dataset]
+    items: Sequence[Any]
+    name: str = "map"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Run another module as a real run at ``ROOT/name``. The answer is a ``Handle`` at once.
+
+    Parameters
+    ----------
+    module : str
+        Name of a registered module.
+    config : Config or mapping
+        Its settings.
+    inputs : mapping
+        Input name to ``Output`` of a finished handle, to one of this module's own inputs (an ``InputRef``), to a
+        potential's ``engine:method`` text, or a list of these.
+    name : str
+        Where it lies below this run's root.
+    seed : int
+        Its seed.
+    """
+
+    module: str
+    config: Config | Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    name: str
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for calls: for all of them, or with ``first=True`` for whichever of them ends first.
+
+    The answer is a list of finished ``Handle``: all, in the order given, or the one that ended first. Which one that
+    was is logged, and replayed when the module is executed again.
+    """
+
+    handles: Sequence[Handle]
+    first: bool = False
+
+
+Request = Block | Replace | Map | Call | Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output of a finished call: its digest and kind, and the data when asked for."""
+
+    name: str
+    kind: str
+    digest: str
+    location: str = field(repr=False)
+    load: Callable[[], xr.Dataset] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A call under way or finished.
+
+    Attributes
+    ----------
+    name : str
+        As given in the call.
+    run_id : str
+        Id of its run.
+    outputs : mapping of str to Output
+        Empty until it has been waited for.
+    """
+
+    name: str
+    run_id: str
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """This module's own input, passed on to a call unchanged."""
+
+    name: str
+
+
+class Progress(Protocol):
+    """Where a module reports how far it is."""
+
+    def __call__(self, done: float, total: float, text: str = "") -> None:
+        """Report that ``done`` of ``total`` units of work are done."""
+
+
+def no_progress(done: float, total: float, text: str = "") -> None:
+    """Report to no one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a module is given beside its settings and inputs.
+
+    Attributes
+    ----------
+    seed : int
+        Seed of all its random numbers.
+    device : str
+        ``cpu`` or ``cuda``.
+    scratch : pathlib.Path
+        A folder of its own that is removed afterwards.
+    logger : logging.Logger
+        For messages to the user.
+    progress : Progress
+        For progress bars.
+    restart : xarray.Dataset or None
+        The restart state of the last committed block; None at a fresh start.
+    committed : mapping of str to int
+        Records of each output that are committed already.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    scratch: Path = Path()
+    logger: logging.Logger = field(default_factory=lambda: logging.getLogger("h5ml"))
+    progress: Progress = no_progress
+    restart: xr.Dataset | None = None
+    committed: Mapping[str, int] = field(default_factory=dict)
+
+
+Result = Datasets | Generator[Request, Any, Datasets | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A compute module.
+
+    Parameters
+    ----------
+    name : str
+        As in ``h5ml compute NAME``.
+    version : str
+        Raised when the same settings give another result; part of the run id.
+    config : type of Config
+        Its settings.
+    reads : mapping
+        Input name to ``One(KIND)``, ``Optional(KIND)`` or ``Many(KIND)``.
+    writes : mapping or callable
+        Output name to kind, or a function of the config that gives it.
+    function : callable
+        ``(config, inputs, context)`` to datasets by output name, or a generator of requests.
+    description : str
+        One sentence; by default the first line of the config's docstring.
+    resources : mapping
+        What it needs of a worker (``GPU``, ``threads``, ``memory_GB``).
+    """
+
+    name: str
+    version: str
+    config: type[Config]
+    reads: Reads
+    writes: Writes | Callable[[Any], Writes]
+    function: Callable[[Any, Mapping[str, Any], Context], Result]
+    description: str = ""
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    def outputs(self, config: Config) -> Writes:
+        """Output names and kinds for these settings."""
+        return self.writes(config) if callable(self.writes) else self.writes
+
+    @property
+    def summary(self) -> str:
+        """One sentence that says what it does."""
+        return self.description or (self.config.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,408 @@
+"""The kinds that h5ml knows; other packages add theirs through the entry-point group ``h5ml.kinds``."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from importlib.metadata import entry_points
+from types import MappingProxyType
+
+from .errors import WrongKind, nearest
+from .kind import Kind, Variable
+
+FRAME, ATOM, XYZ, CELL, VOIGT = "frame", "atom", "xyz", "cell_vector", "voigt"
+V = Variable
+
+STRUCTURES = Kind(
+    "structures",
+    "Atomic structures of any sizes, end to end.",
+    (
+        V("n_atoms", (FRAME,), dtype="int", description="Number of atoms of each structure."),
+        V("positions", (ATOM, XYZ), "Angstrom", description="Cartesian positions."),
+        V("atomic_numbers", (ATOM,), dtype="int", description="Atomic numbers."),
+        V(
+            "cell",
+            (FRAME, CELL, XYZ),
+            "Angstrom",
+            description="Cell vectors as rows; zero where not periodic.",
+        ),
+        V(
+            "pbc",
+            (FRAME, CELL),
+            dtype="flag",
+            flags={0: "open", 1: "periodic"},
+            description="Periodicity along each cell vector.",
+        ),
+        V(
+            "masses",
+            (ATOM,),
+            "amu",
+            required=False,
+            description="Masses, where they are not the standard ones.",
+        ),
+        V("velocities", (ATOM, XYZ), "Angstrom/fs", required=False, description="Velocities."),
+        V(
+            "energy",
+            (FRAME,),
+            "eV",
+            required=False,
+            finite=False,
+            description="Total energy; NaN where unknown.",
+        ),
+        V(
+            "forces",
+            (ATOM, XYZ),
+            "eV/Angstrom",
+            required=False,
+            finite=False,
+            description="Forces; NaN where unknown.",
+        ),
+        V(
+            "stress",
+            (FRAME, VOIGT),
+            "eV/Angstrom^3",
+            required=False,
+            finite=False,
+            description="Stress, xx yy zz yz xz xy, positive = tension.",
+        ),
+        V("charge", (FRAME,), "e", required=False, description="Total charge."),
+        V("spin_multiplicity", (FRAME,), dtype="int", required=False, description="2S + 1."),
+        V("label", (FRAME,), dtype="text", required=False, description="A name for each structure."),
+    ),
+    grows=(FRAME, ATOM),
+    open=True,
+)
+
+TRAJECTORY = Kind(
+    "trajectory",
+    "Frames of one system along time, all of the same atoms.",
+    (
+        V(
+            "positions",
+            (FRAME, ATOM, XYZ),
+            "Angstrom",
+            description="Cartesian positions, not wrapped into the cell.",
+        ),
+        V("velocities", (FRAME, ATOM, XYZ), "Angstrom/fs", description="Velocities."),
+        V("forces", (FRAME, ATOM, XYZ), "eV/Angstrom", description="Forces."),
+        V("energy", (FRAME,), "eV", description="Potential energy of the whole system."),
+        V("kinetic_energy", (FRAME,), "eV", description="Kinetic energy of the whole system."),
+        V("temperature", (FRAME,), "K", description="Kinetic temperature over the free degrees of freedom."),
+        V(
+            "pressure",
+            (FRAME,),
+            "GPa",
+            required=False,
+            description="Pressure with its kinetic part, positive = compressed.",
+        ),
+        V(
+            "stress",
+            (FRAME, VOIGT),
+            "eV/Angstrom^3",
+            required=False,
+            description="Potential part of the stress, xx yy zz yz xz xy, positive = tension.",
+        ),
+        V(
+            "cell",
+            (FRAME, CELL, XYZ),
+            "Angstrom",
+            description="Cell vectors as rows; zero where not periodic.",
+        ),
+        V("volume", (FRAME,), "Angstrom^3", required=False, description="Volume of the cell."),
+        V("time", (FRAME,), "fs", description="Time since the start."),
+        V("step", (FRAME,), dtype="int", description="Number of integration steps since the start."),
+        V(
+            "equilibration",
+            (FRAME,),
+            dtype="flag",
+            flags={0: "production", 1: "equilibration"},
+            description="Frames before the end of the equilibration time.",
+        ),
+        V(
+            "target_temperature",
+            (FRAME,),
+            "K",
+            required=False,
+            description="Temperature that the thermostat was set to.",
+        ),
+        V(
+            "conserved_energy",
+            (FRAME,),
+            "eV",
+            required=False,
+            finite=False,
+            description="The conserved quantity of the integrator; NaN where there is none.",
+        ),
+        V("atomic_numbers", (ATOM,), dtype="int", description="Atomic numbers."),
+        V("masses", (ATOM,), "amu", description="Masses."),
+        V(
+            "pbc",
+            (CELL,),
+            dtype="flag",
+            flags={0: "open", 1: "periodic"},
+            description="Periodicity along each cell vector.",
+        ),
+    ),
+    grows=(FRAME,),
+)
+
+FORCE_CONSTANTS = Kind(
+    "force_constants",
+    "Second derivatives of the energy, in phonopy's compact form (primitive atom, supercell atom).",
+    (
+        V(
+            "force_constants",
+            ("atom", "atom_2", "xyz", "xyz_2"),
+            "eV/Angstrom^2",
+            description="Compact force constants.",
+        ),
+        V("primitive_positions", ("atom", XYZ), "Angstrom", description="Primitive cell."),
+        V("primitive_cell", (CELL, XYZ), "Angstrom", description="Primitive cell vectors as rows."),
+        V("primitive_numbers", ("atom",), dtype="int", description="Atomic numbers of the primitive cell."),
+        V("supercell_positions", ("atom_2", XYZ), "Angstrom", description="Supercell."),
+        V("supercell_cell", (CELL, XYZ), "Angstrom", description="Supercell vectors as rows."),
+        V("supercell_numbers", ("atom_2",), dtype="int", description="Atomic numbers of the supercell."),
+        V(
+            "supercell_matrix",
+            (CELL, "cell_vector_2"),
+            dtype="int",
+            description="Rows of the supercell in cell vectors.",
+        ),
+        V(
+            "primitive_to_supercell",
+            ("atom",),
+            dtype="int",
+            description="Index in the supercell of each primitive atom.",
+        ),
+    ),
+    open=True,
+    sizes={"xyz": 3, "xyz_2": 3, "cell_vector": 3, "cell_vector_2": 3},
+)
+
+PHONONS = Kind(
+    "phonons",
+    "Frequencies (and eigenvectors) at q-points.",
+    (
+        V("q_point", ("q", XYZ), "1", description="Reduced coordinates."),
+        V("weight", ("q",), "1", required=False, description="Weight of each q-point."),
+        V("frequency", ("q", "mode"), "THz", description="Frequencies; negative means imaginary."),
+        V(
+            "eigenvector_real",
+            ("q", "component", "mode"),
+            "1",
+            required=False,
+            description="Real part, as columns.",
+        ),
+        V(
+            "eigenvector_imaginary",
+            ("q", "component", "mode"),
+            "1",
+            required=False,
+            description="Imaginary part.",
+        ),
+    ),
+    grows=("q",),
+    open=True,
+)
+
+THERMODYNAMICS = Kind(
+    "thermodynamics",
+    "Thermodynamic functions along temperature and pressure; NaN rows carry a reason.",
+    (
+        V("temperature", ("state",), "K", description="Temperature."),
+        V("reason", ("state",), dtype="text", required=False, description="Why a row is NaN."),
+    ),
+    grows=("state",),
+    open=True,
+)
+
+MOLECULAR_CRYSTAL = Kind(
+    "molecular_crystal",
+    "The molecules of a periodic cell: which atoms form each and where it lies.",
+    (
+        V("molecule_of_atom", (ATOM,), dtype="int", description="Molecule of each atom."),
+        V(
+            "image",
+            (ATOM, CELL),
+            dtype="int",
+            description="Lattice translation that makes the molecule whole.",
+        ),
+        V("atomic_numbers", (ATOM,), dtype="int", description="Atomic numbers."),
+        V(
+            "center_of_mass",
+            ("molecule", XYZ),
+            "Angstrom",
+            description="Centre of mass of each molecule in the reference frame.",
+        ),
+    ),
+    open=True,
+)
+
+CLUSTERS = Kind(
+    "clusters",
+    "Finite clusters cut from periodic frames, end to end, each with its source frame.",
+    (
+        *STRUCTURES.variables,
+        V("source_frame", (FRAME,), dtype="int", description="Frame of the source trajectory."),
+        V("n_molecules", (FRAME,), dtype="int", description="Molecules in the cluster."),
+        V("molecule", (ATOM,), dtype="int", description="Molecule of each atom within its cluster."),
+    ),
+    grows=(FRAME, ATOM),
+    open=True,
+)
+
+FEATURES = Kind(
+    "features",
+    "Descriptor vectors of frames, molecules or atoms.",
+    (
+        V("features", ("record", "feature"), "1", description="Feature vectors."),
+        V("frame_of_record", ("record",), dtype="int", description="Source frame."),
+    ),
+    grows=("record",),
+    open=True,
+)
+
+LABELS = Kind(
+    "labels",
+    "Energies, forces and stresses of structures by one level of theory.",
+    (
+        V("n_atoms", (FRAME,), dtype="int", description="Number of atoms of each frame."),
+        V(
+            "energy",
+            (FRAME,),
+            "eV",
+            finite=False,
+            description="Total energy; NaN where the calculation failed.",
+        ),
+        V("forces", (ATOM, XYZ), "eV/Angstrom", required=False, finite=False, description="Forces."),
+        V(
+            "stress",
+            (FRAME, VOIGT),
+            "eV/Angstrom^3",
+            required=False,
+            finite=False,
+            description="Stress, xx yy zz yz xz xy, positive = tension.",
+        ),
+        V(
+            "converged",
+            (FRAME,),
+            dtype="flag",
+            flags={0: "not_converged", 1: "converged"},
+            description="Whether the self-consistent field converged.",
+        ),
+        V(
+            "status",
+            (FRAME,),
+            dtype="flag",
+            flags={0: "done", 1: "undefined", 2: "scf_failed", 3: "failed"},
+            description="How the calculation ended.",
+        ),
+        V(
+            "wall_time",
+            (FRAME,),
+            "fs",
+            required=False,
+            finite=False,
+            volatile=True,
+            description="Time that it took.",
+        ),
+    ),
+    grows=(FRAME, ATOM),
+    open=True,
+)
+
+PHASES = Kind(
+    "phases",
+    "Phase (or basin) annotations of frames.",
+    (
+        V("phase", (FRAME,), dtype="int", description="Phase of each frame; -1 where unlabelled."),
+        V("phase_name", ("phase_index",), dtype="text", required=False, description="Names of the phases."),
+    ),
+    grows=(FRAME,),
+    open=True,
+)
+
+CHECKPOINT = Kind(
+    "checkpoint", "A model: its tensors as variables, and the JSON description that rebuilds it.", open=True
+)
+
+TRAINING_SET = Kind(
+    "training_set",
+    "References to frames of other keys, with weights and splits.",
+    (
+        V("source", ("record",), dtype="int", description="Index into source_key."),
+        V("source_frame", ("record",), dtype="int", description="Frame within the source."),
+        V(
+            "split",
+            ("record",),
+            dtype="flag",
+            flags={0: "train", 1: "valid", 2: "test"},
+            description="Which set the record belongs to.",
+        ),
+        V("source_key", ("source_index",), dtype="text", description="Key and version of each source."),
+    ),
+    grows=("record",),
+    open=True,
+)
+
+EVALUATION = Kind("evaluation", "Errors of a model against labels.", open=True)
+OBSERVABLES = Kind("observables", "Measured quantities along a record dimension.", grows=("record",), open=True)
+TABLE = Kind("table", "Named columns along rows.", grows=("row",), open=True)
+
+BUILT_IN = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            STRUCTURES,
+            TRAJECTORY,
+            FORCE_CONSTANTS,
+            PHONONS,
+            THERMODYNAMICS,
+            MOLECULAR_CRYSTAL,
+            CLUSTERS,
+            FEATURES,
+            LABELS,
+            PHASES,
+            CHECKPOINT,
+            TRAINING_SET,
+            EVALUATION,
+            OBSERVABLES,
+            TABLE,
+        )
+    }
+)
+
+
+@functools.cache
+def kinds() -> MappingProxyType[str, Kind]:
+    """All kinds by name: the built-in ones and those of installed plug-ins.
+
+    A plug-in that cannot be loaded warns and is left out.
+    """
+    known = dict(BUILT_IN)
+    for point in entry_points(group="h5ml.kinds"):
+        try:
+            kind = point.load()
+            if not isinstance(kind, Kind):
+                raise TypeError(f"expected a Kind, found {type(kind).__name__}")
+        except Exception as error:  # noqa: BLE001 - a foreign plug-in may fail in any way
+            warnings.warn(f"the kind plug-in {point.name!r} could not be loaded: {error}", stacklevel=2)
+        else:
+            known.setdefault(kind.name, kind)
+    return MappingProxyType(known)
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of that name.
+
+    Raises
+    ------
+    WrongKind
+        If there is none; the message names the nearest.
+    """
+    known = kinds()
+    if name not in known:
+        raise WrongKind(
+            "There is no such kind.", expected=", ".join(sorted(known)), found=name, hint=nearest(name, known)
+        )
+    return known[name]
