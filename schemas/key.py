@@ -28,7 +28,7 @@ class Key(str):
 
     __slots__ = ()
 
-    def __new__(cls, text: str) -> Key:
+    def __new__(cls, text: str) -> Key:  # noqa: D102
         if isinstance(text, Key):
             return text
         path = text.strip("/") if isinstance(text, str) else ""
