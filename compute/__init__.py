@@ -1,0 +1,1 @@
+"""Compute modules, their contract, and the runner that executes them."""

@@ -178,7 +178,7 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class InputRef:
-    """This module's own input, passed on to a call unchanged."""
+    """An input of the calling module, passed on to a call unchanged."""
 
     name: str
 

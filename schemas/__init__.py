@@ -1,0 +1,1 @@
+"""Schemas: keys, kinds, settings, runs and errors; imports nothing of h5ml."""
