@@ -149,7 +149,12 @@ class Kind:
                 arrays[name] = (variable.dims, np.asarray(value, dtype=dtype), variable.attributes())
         if self.ragged and "n_atoms" in arrays:
             arrays["n_atoms"][2]["sample_dimension"] = self.grows[1]
-        dataset = xr.Dataset(arrays, attrs=dict(attributes or {}))
+        try:
+            dataset = xr.Dataset(arrays, attrs=dict(attributes or {}))
+        except ValueError as error:  # conflicting lengths: xarray names the dimension and the variables
+            raise _wrong(
+                self, None, "The arrays do not fit together.", "one length per dimension", str(error)
+            ) from None
         self.check(dataset)
         return dataset
 
