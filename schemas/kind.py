@@ -135,7 +135,7 @@ class Kind:
             if value is None:
                 continue
             variable = self.variable(name)
-            if isinstance(value, tuple):
+            if _brings_dims(value):
                 arrays[name] = value
             elif variable is None:
                 raise InvalidData(
@@ -206,6 +206,12 @@ class Kind:
                 f"{dataset.sizes.get(self.grows[1], 0)} atoms",
                 f"a sum of {int(dataset['n_atoms'].sum())}",
             )
+
+
+def _brings_dims(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) not in (2, 3):
+        return False
+    return isinstance(value[0], str) or (isinstance(value[0], tuple) and all(isinstance(d, str) for d in value[0]))
 
 
 def _check_free(kind: Kind, key: str | None, name: str, variable: xr.Variable) -> None:

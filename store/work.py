@@ -368,13 +368,15 @@ def _check_append(entry: Entry, layout: GroupLayout, ready: Prepared, hasher: Da
         raise wrong("An append has other variables.", sorted(layout.arrays), sorted(ready.headers))
     for name, array in layout.arrays.items():
         header, shape = ready.headers[name], ready.shapes[name]
-        if header.dims != array.dims or header.dtype != array.dtype or shape[1:] != array.shape[1:]:
+        grows = bool(array.dims) and array.dims[0] in layout.grows
+        first = 1 if grows else 0
+        if header.dims != array.dims or header.dtype != array.dtype or shape[first:] != array.shape[first:]:
             raise wrong(
                 f"The variable {name} of an append does not fit.",
                 f"{array.dims} {array.dtype} {array.shape}",
                 f"{header.dims} {header.dtype} {shape}",
             )
-        if not (array.dims and array.dims[0] in layout.grows) and name in hasher.variables:
+        if not grows and name in hasher.variables:
             alone = DatasetHasher({name: header}, {}, {name: shape})
             for rows in row_blocks(shape, header.dtype):
                 alone.update(name, ready.block(name, rows))
