@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .schemas.kind import Variable as Variable
     from .schemas.run import Run as Run
     from .store.audit import audit as audit
-    from .store.opening import open_store as open
+    from .store.opening import open_store as open  # noqa: A004
     from .store.store import Store as Store
 
 __version__ = "0.1.0"

@@ -290,7 +290,8 @@ class Catalogue:
                 table.pop(event["id"], None)
 
     def _stash(self, event: Event, commit: Commit) -> None:  # noqa: ARG002
-        stash = self.stashes.setdefault(event["id"], {"size": 0, "items": {}})
+        stash = self.stashes.setdefault(event["id"], {"size": 0, "items": {}, "pieces": []})
+        stash["pieces"].append(tuple(event["piece"]))
         for name, index, start, stop in event["items"]:
             stash["items"][name, index] = (start, stop)
             stash["size"] = max(stash["size"], stop)

@@ -70,7 +70,7 @@ class Prepared:
         part = np.asarray(values) if not header.dims else np.asarray(values[rows])
         if header.dtype == TEXT:
             return np.asarray(part, dtype=object)
-        return np.ascontiguousarray(part, dtype=np.dtype(header.dtype))
+        return np.asarray(part, dtype=np.dtype(header.dtype), order="C")
 
 
 def prepare(dataset: xr.Dataset, kind: Kind, storage: Storage | None = None, *, key: str | None = None) -> Prepared:

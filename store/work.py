@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from ..schemas.errors import InvalidData, KeyTaken, StoreDamaged, UnknownKey, nearest
 from ..schemas.key import Key, parse_reference
@@ -241,7 +242,8 @@ class Work:
         data = np.frombuffer(b"".join(items.values()), dtype=np.uint8)
         self.writer.grow(path, {"byte": size})
         self.writer.write(path, "bytes", data, size - len(data))
-        self.emit(event_of("stash", id=identity, items=rows))
+        piece = [size - len(data), size, blake3(data).hexdigest()]
+        self.emit(event_of("stash", id=identity, items=rows, piece=piece))
 
     def forget(self, identity: str, *, restart: bool) -> None:
         """Drop what a run kept for resuming."""

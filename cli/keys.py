@@ -1,0 +1,198 @@
+"""Commands that list keys: ``ls``, ``tree``, ``query``, ``du``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import KEY, command, json_option, open_at, store_option
+from .options import config_options, given_settings
+from .output import byte_text, formula_text, print_json, print_table, sizes_text, time_text
+
+if TYPE_CHECKING:
+    from ..schemas.run import Run
+    from ..store.catalogue import Entry
+    from ..store.store import Store
+
+_TEXT_BYTES = 16
+
+
+def entry_record(entry: Entry, runs: Mapping[str, Run]) -> dict[str, Any]:
+    """What ``--json`` says of an entry."""
+    run = runs.get(entry.run or "")
+    return {
+        "key": entry.key,
+        "version": entry.version,
+        "kind": entry.kind,
+        "records": entry.records,
+        "sizes": entry.sizes,
+        "formulas": entry.facts.get("formulas", []),
+        "elements": entry.facts.get("elements", []),
+        "created": entry.created,
+        "modified": entry.modified,
+        "digest": entry.digest,
+        "run": entry.run,
+        "run_status": run.status if run else None,
+        "tags": entry.tags,
+        "purged": entry.purged,
+    }
+
+
+def _print_entries(entries: Iterable[Entry], store: Store, *, versions: bool, as_json: bool) -> None:
+    runs = store.catalogue.runs
+    if as_json:
+        print_json([entry_record(entry, runs) for entry in entries])
+        return
+    chosen = list(entries)
+    columns = ["key", "kind", "records", "formula", "sizes", "changed (UTC)", "run"]
+    columns += ["tags"] if any(entry.tags for entry in chosen) else []
+    rows = [_row(entry, runs, versions=versions)[: len(columns)] for entry in chosen]
+    print_table(columns, rows, right=("records",), empty=f"No keys in {store.location}.")
+
+
+def _row(entry: Entry, runs: Mapping[str, Run], *, versions: bool) -> tuple[Any, ...]:
+    run = runs.get(entry.run or "")
+    status = "purged" if entry.purged else run.status if run else "imported" if entry.origin else ""
+    return (
+        entry.reference if versions else entry.key,
+        entry.kind,
+        entry.records or None,
+        formula_text(entry.facts),
+        sizes_text(entry.sizes),
+        time_text(entry.modified),
+        status,
+        ", ".join(entry.tags),
+    )
+
+
+@command("ls", "List the keys.")
+@click.argument("path", default="", type=KEY)
+@click.option("--versions", is_flag=True, help="List older versions too.")
+@json_option
+@store_option
+def ls(path: str, versions: bool, as_json: bool, location: str | None) -> None:
+    """List the keys, or those below PATH."""
+    from ..schemas.errors import UnknownKey, nearest
+
+    store = open_at(location)
+    conditions = {"under": path.strip("/"), "versions": versions}
+    found = store.query(**conditions)
+    if path and not found:
+        raise UnknownKey(
+            "There is no such key or path.", key=path, hint=nearest(path, store.keys()) or "`h5ml ls` lists all keys"
+        )
+    _print_entries(found, store, versions=versions, as_json=as_json)
+
+
+def _print_query(**options: Any) -> None:
+    from ..store.query import Query
+
+    store = open_at(options["location"])
+    conditions = given_settings(Query, options)
+    found = store.query(**conditions)
+    if options["as_json"] or options["long"]:
+        _print_entries(found, store, versions=bool(conditions.get("versions")), as_json=options["as_json"])
+        return
+    for entry in found:
+        click.echo(entry.reference if conditions.get("versions") else entry.key)
+
+
+def _query_command() -> click.Command:
+    from ..store.query import Query
+
+    function: Any = click.option("--long", "-l", is_flag=True, help="Print a table in place of the keys alone.")(
+        _print_query
+    )
+    made = command("query", "Find keys by kind, composition, attributes, runs and times.")(
+        json_option(store_option(function))
+    )
+    made.help = (
+        "Find the keys that fulfil all conditions.\n\nFor example: h5ml query --kind trajectory --elements C,N "
+        "--min-records 100 --attributes ensemble=NPT"
+    )
+    made.params = [*config_options(Query), *made.params]
+    return made
+
+
+query = _query_command()
+
+
+@command("tree", "Draw the keys as a tree.")
+@click.argument("path", default="", type=KEY)
+@json_option
+@store_option
+def tree(path: str, as_json: bool, location: str | None) -> None:
+    """Draw the keys (or those below PATH) as a tree."""
+    store = open_at(location)
+    entries = store.entries(path)
+    branches: dict[str, Any] = {}
+    for entry in entries:
+        branch = branches
+        *folders, leaf = entry.key.split("/")
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[leaf] = entry
+    if as_json:
+        print_json(_names(branches))
+        return
+    if not entries:
+        click.echo(f"No keys in {store.location}.", err=True)
+        return
+    click.echo(store.location)
+    _draw(branches, "")
+
+
+def _names(branch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _names(below) if isinstance(below, dict) else below.kind for name, below in branch.items()}
+
+
+def _draw(branch: Mapping[str, Any], indent: str) -> None:
+    for i, (name, below) in enumerate(branch.items()):
+        last = i == len(branch) - 1
+        line = f"{indent}{'└── ' if last else '├── '}{name}"
+        if isinstance(below, dict):
+            click.echo(line)
+            _draw(below, indent + ("    " if last else "│   "))
+        else:
+            click.echo(f"{line}  ({below.kind}: {sizes_text(below.sizes) or 'no dimensions'})")
+
+
+def data_bytes(store: Store, entries: Iterable[Entry]) -> dict[str, int]:
+    """Bytes of the arrays of some entries before compression, by reference."""
+    import numpy as np
+
+    found = {}
+    with store.engine.reading() as reader:
+        for entry in entries:
+            arrays = [] if entry.purged else reader.layout(entry.path).arrays.values()
+            found[entry.reference] = sum(
+                (_TEXT_BYTES if array.dtype == "text" else np.dtype(array.dtype).itemsize)
+                * int(np.prod(array.shape, dtype=np.int64))
+                for array in arrays
+            )
+    return found
+
+
+@command("du", "Show how many bytes the keys take.")
+@click.argument("path", default="", type=KEY)
+@click.option("--depth", type=click.IntRange(min=1), help="Add up keys below so many segments.")
+@json_option
+@store_option
+def du(path: str, depth: int | None, as_json: bool, location: str | None) -> None:
+    """Show how many bytes the arrays of each key take before compression, all versions, and the store as a whole."""
+    store = open_at(location)
+    entries = store.query(under=path.strip("/"), versions=True)
+    sums: dict[str, int] = {}
+    for reference, size in data_bytes(store, entries).items():
+        key = reference.rpartition("@")[0]
+        name = "/".join(key.split("/")[:depth]) if depth else key
+        sums[name] = sums.get(name, 0) + size
+    total = store.engine.nbytes()
+    if as_json:
+        print_json({"keys": sums, "data_bytes": sum(sums.values()), "store_bytes": total})
+        return
+    rows = [(byte_text(size), name) for name, size in sorted(sums.items(), key=lambda item: -item[1])]
+    rows += [(byte_text(sum(sums.values())), "(all of these)"), (byte_text(total), f"({store.location})")]
+    print_table(("size", "key"), rows, right=("size",))

@@ -1,0 +1,302 @@
+"""Figures: trajectories over time and lineage graphs, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..schemas.errors import InvalidConfig, MissingPackage, StoreWriteFailed, WrongKind
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FORMATS = (".png", ".pdf", ".svg")
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#3b6ea8", "#d1802c", "#4b8f5c", "#b8433f", "#7a5a9e", "#6b6b6b"
+_SHADE = "#e9e6df"
+_PICOSECOND = 1000.0
+_SAME = 1e-9
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackage("Drawing needs matplotlib.", found=str(error), hint="pip install matplotlib") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure to a file.
+
+    Raises
+    ------
+    InvalidConfig
+        If the suffix names no format.
+    StoreWriteFailed
+        If the file cannot be written.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InvalidConfig(
+            "The name does not say what to draw.", key=path, expected=", ".join(FORMATS), found=path.suffix or "none"
+        )
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        figure.savefig(part, dpi=dpi)
+        part.replace(path)
+    except OSError as error:
+        raise StoreWriteFailed("The figure cannot be written.", key=path, found=error.strerror or str(error)) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- trajectories ------------------------------------------------------------------------------------------------
+
+
+def trajectory_figure(dataset: xr.Dataset, title: str) -> Figure:
+    """Energy, temperature, pressure, cell and volume over time, with the equilibration shaded.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of kind ``trajectory``.
+    title : str
+        Stands above.
+
+    Raises
+    ------
+    WrongKind
+        If it is no trajectory.
+    """
+    if dataset.attrs.get("kind") != "trajectory":
+        raise WrongKind(
+            "This cannot be drawn.", key=title, expected="kind trajectory", found=f"kind {dataset.attrs.get('kind')}"
+        )
+    wanted = [n for n in dataset.variables if dataset[n].dims[:1] == ("frame",) and "atom" not in dataset[n].dims]
+    values = {str(name): dataset[name].to_numpy() for name in wanted}
+    n_atoms = dataset.sizes["atom"]
+    panels: list[tuple[Callable[..., None], tuple[Any, ...]]] = [(_energies, (values, n_atoms))]
+    panels.append((_temperature, (values,)))
+    if "pressure" in values:
+        panels.append((_pressure, (values, dataset.attrs)))
+    if np.abs(values["cell"]).max(initial=0.0) > 0:
+        panels += [(_cell, (values["cell"],)), (_volume, (values,))]
+    scale, unit = (_PICOSECOND, "ps") if values["time"].max(initial=0.0) >= 2 * _PICOSECOND else (1.0, "fs")
+    time = values["time"] / scale
+    figure = _figure(8.0, 1.1 + 1.75 * len(panels))
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (draw, arguments) in zip(axes, panels, strict=True):
+        draw(axis, time, *arguments)
+        _dress(axis)
+        _shade(axis, time, values["equilibration"], label=axis is axes[0])
+    axes[-1].set_xlabel(f"time ({unit})")
+    if len(time) > 1:
+        axes[-1].set_xlim(time[0], time[-1])
+    figure.align_ylabels(list(axes))
+    figure.suptitle(_title(title, dataset.attrs, n_atoms, len(time)), fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _mean(values: Mapping[str, Array], name: str, unit: str, digits: int) -> str:
+    """The mean over the production, for a legend."""
+    kept = values[name][values["equilibration"] == 0]
+    return f"\nmean {kept.mean():.{digits}f} {unit}" if kept.size > 1 else ""
+
+
+def _title(title: str, attributes: Mapping[str, Any], n_atoms: int, n_frames: int) -> str:
+    how = " ".join(str(attributes[name]) for name in ("ensemble", "algorithm") if name in attributes)
+    return f"{title}\n{how + ', ' if how else ''}{n_atoms} atoms, {n_frames} frames"
+
+
+def _dress(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8)
+    axis.yaxis.label.set_fontsize(9)
+    axis.ticklabel_format(axis="y", useOffset=False)
+    axis.margins(y=0.12)
+
+
+def _shade(axis: Axes, time: Array, equilibration: Array, *, label: bool) -> None:
+    """Shade the frames of equilibration, up to the first frame of production."""
+    marked = np.flatnonzero(equilibration)
+    if not marked.size:
+        return
+    last = int(marked[-1])
+    end = time[min(last + 1, len(time) - 1)]
+    axis.axvspan(time[0], end, color=_SHADE, zorder=0, linewidth=0)
+    if label:
+        axis.text(time[0], 1.02, " equilibration", transform=axis.get_xaxis_transform(), fontsize=7.5, color=GREY)
+
+
+def _legend(axis: Axes) -> None:
+    axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.4)
+
+
+def _line(axis: Axes, time: Array, values: Array, color: str, label: str | None = None, **style: Any) -> None:
+    marker = "o" if len(time) <= 60 and "linestyle" not in style else None
+    axis.plot(time, values, color=color, label=label, linewidth=1.2, marker=marker, markersize=2.6, **style)
+
+
+def _energies(axis: Axes, time: Array, values: Mapping[str, Array], n_atoms: int) -> None:
+    potential, kinetic = values["energy"], values["kinetic_energy"]
+    scale = 1000.0 / max(n_atoms, 1)
+    _line(axis, time, (potential - potential[:1]) * scale, BLUE, "potential")
+    _line(axis, time, (potential + kinetic - potential[:1] - kinetic[:1]) * scale, GREY, "total")
+    conserved = values.get("conserved_energy")
+    if conserved is not None and np.isfinite(conserved).all():
+        _line(axis, time, (conserved - conserved[:1]) * scale, RED, "conserved", linestyle="--")
+    axis.set_ylabel("energy − first\n(meV/atom)")
+    _legend(axis)
+
+
+def _temperature(axis: Axes, time: Array, values: Mapping[str, Array]) -> None:
+    _line(axis, time, values["temperature"], ORANGE, "kinetic" + _mean(values, "temperature", "K", 1))
+    if "target_temperature" in values:
+        _line(axis, time, values["target_temperature"], GREY, "target", linestyle="--")
+    axis.set_ylabel("temperature\n(K)")
+    _legend(axis)
+
+
+def _pressure(axis: Axes, time: Array, values: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
+    _line(axis, time, values["pressure"], GREEN, "pressure" + _mean(values, "pressure", "GPa", 3))
+    if "pressure_GPa" in attributes:
+        axis.axhline(float(attributes["pressure_GPa"]), color=GREY, linestyle="--", linewidth=1.2, label="target")
+    axis.set_ylabel("pressure\n(GPa)")
+    _legend(axis)
+
+
+def _cell(axis: Axes, time: Array, cells: Array) -> None:
+    lengths = np.linalg.norm(cells, axis=2)
+    start = np.where(lengths[:1] > 0, lengths[:1], 1.0)
+    names = [f"{name} ({lengths[0, i]:.2f} Å)" for i, name in enumerate("abc")]
+    for i, color in enumerate((BLUE, ORANGE, GREEN)):
+        _line(axis, time, 100.0 * (lengths[:, i] / start[:, i] - 1.0), color, names[i])
+    axis.set_ylabel("cell lengths\n(% of first)")
+    _flat_is_flat(axis, lengths / start)
+    _legend(axis)
+
+
+def _volume(axis: Axes, time: Array, values: Mapping[str, Array]) -> None:
+    volume = np.abs(np.linalg.det(values["cell"]))
+    _line(axis, time, volume, PURPLE, "volume" + _mean({**values, "volume": volume}, "volume", "Å³", 1))
+    axis.set_ylabel("volume\n(Å³)")
+    _flat_is_flat(axis, volume / max(volume[0], _SAME), volume[0])
+    _legend(axis)
+
+
+def _flat_is_flat(axis: Axes, relative: Array, value: float | None = None) -> None:
+    """Give a constant quantity a range, so that rounding is not drawn as motion."""
+    if relative.size and np.ptp(relative, axis=0).max() < _SAME:
+        center, half = (0.0, 1.0) if value is None else (value, 0.02 * value)
+        axis.set_ylim(center - half, center + half)
+
+
+# --- lineage -----------------------------------------------------------------------------------------------------
+
+
+def lineage_figure(nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str]], title: str) -> Figure:
+    """A graph of data and runs, from what was first on the left to what came of it on the right.
+
+    Parameters
+    ----------
+    nodes : mapping of str to (str, str)
+        Identity to its text (lines separated by newlines) and its role: ``data``, ``run``, ``engine`` or ``gone``.
+    edges : sequence of (str, str)
+        From, to.
+    title : str
+        Stands above.
+    """
+    places = _layers(nodes, edges)
+    columns = max((x for x, _ in places.values()), default=0) + 1
+    rows = max((sum(1 for x, _ in places.values() if x == column) for column in range(columns)), default=1)
+    width, height = 2.9 * columns + 0.6, 0.95 * max(rows, 1) + 1.2
+    figure = _figure(min(width, 60.0), min(height, 60.0))
+    axis = figure.subplots()
+    axis.set_axis_off()
+    for start, end in edges:
+        _arrow(axis, places[start], places[end])
+    for name, (text, role) in nodes.items():
+        _box(axis, places[name], text, role)
+    axis.set_xlim(-0.55, columns - 0.45)
+    low, high = min(y for _, y in places.values()), max(y for _, y in places.values())
+    axis.set_ylim(low - 0.7, high + 0.7)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _layers(nodes: Mapping[str, Any], edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, float]]:
+    """Each node's column (the longest way to it) and height (near those it is linked with)."""
+    before: dict[str, list[str]] = {name: [] for name in nodes}
+    after: dict[str, list[str]] = {name: [] for name in nodes}
+    for start, end in edges:
+        before[end].append(start)
+        after[start].append(end)
+    column = dict.fromkeys(nodes, 0)
+    for _ in range(len(nodes)):  # relax; a cycle (a damaged record) ends too
+        changed = False
+        for start, end in edges:
+            if column[end] <= column[start] < len(nodes):
+                column[end] = column[start] + 1
+                changed = True
+        if not changed:
+            break
+    used = sorted(set(column.values()))
+    column = {name: used.index(value) for name, value in column.items()}
+    height: dict[str, float] = {}
+    for x in range(len(used)):
+        members = [name for name in nodes if column[name] == x]
+        order = {name: i for i, name in enumerate(members)}
+        members.sort(key=lambda n: (np.mean([height[p] for p in before[n] if p in height] or [0.0]), order[n]))
+        for i, name in enumerate(members):
+            height[name] = i - (len(members) - 1) / 2
+    del after
+    return {name: (column[name], -height[name]) for name in nodes}
+
+
+_ROLES = {
+    "data": ("#e4edf6", BLUE),
+    "run": ("#fbead7", ORANGE),
+    "engine": ("#e3f0e6", GREEN),
+    "gone": ("#eeeeee", GREY),
+}
+
+
+def _box(axis: Axes, place: tuple[float, float], text: str, role: str) -> None:
+    face, edge = _ROLES.get(role, _ROLES["data"])
+    style = "round,pad=0.45,rounding_size=0.5" if role == "run" else "square,pad=0.45"
+    box = {"boxstyle": style, "facecolor": face, "edgecolor": edge, "linewidth": 1.1}
+    axis.text(*place, _wrapped(text), ha="center", va="center", fontsize=7.5, bbox=box, zorder=3, linespacing=1.3)
+
+
+def _wrapped(text: str, width: int = 30) -> str:
+    """Break long keys after a slash, and long words anywhere."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        while len(line) > width:
+            cut = max(line.rfind("/", 0, width), line.rfind(" ", 0, width), line.rfind(",", 0, width)) + 1
+            lines.append(line[: cut or width])
+            line = line[cut or width :]
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    style = {"arrowstyle": "-|>", "color": GREY, "linewidth": 1.0, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate(
+        "",
+        xy=(end[0] - 0.38, end[1]),
+        xytext=(start[0] + 0.38, start[1]),
+        arrowprops=style | {"connectionstyle": "arc3,rad=0"},
+        zorder=1,
+    )

@@ -1,0 +1,62 @@
+"""Transactions of runs: outputs, restart state and record appear together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..schemas.errors import ComputeFailed
+from ..schemas.key import Key
+from ..schemas.kind import Kind
+from ..store.log import event_of
+from ..store.prepare import Storage
+from ..store.transaction import Transaction
+from ..store.work import Work
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class Displaced(ComputeFailed):
+    """Another process wrote to the outputs of a run."""
+
+
+class RunTransaction(Transaction):
+    """A transaction that can also check and record what is only known while it commits."""
+
+    def expect(self, key: str, records: int) -> None:
+        """Give up where the newest version of a key has not so many records: another process is at it."""
+
+        def check(work: Work) -> None:
+            found = work.catalogue.newest(key).records if key in work.catalogue else 0
+            if found != records:
+                raise Displaced(
+                    "Another process wrote to an output of this run.",
+                    key=key,
+                    expected=f"{records} records",
+                    found=f"{found} records",
+                    hint="nothing was appended; stop one of the two and run again",
+                )
+
+        self._operations.append(check)
+
+    def extend(self, key: str, dataset: xr.Dataset, run: str, records: int) -> None:
+        """Append records to an output, on the condition that it has so many."""
+        self.expect(key, records)
+        self.append(key, dataset, run=run)
+
+    def begin(self, key: str, dataset: xr.Dataset, kind: Kind, run: str, *, growing: bool, new_version: bool) -> None:
+        """Make an output."""
+        self.write(
+            key, dataset, kind, run=run, new_version=new_version, storage=Storage(growing=growing and bool(kind.grows))
+        )
+
+    def done(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+        """Record the end of a run, with the references of its outputs as this transaction leaves them."""
+
+        def emit(work: Work) -> None:
+            outputs = {name: work.catalogue.newest(Key(key)).ref.model_dump() for name, key in keys.items()}
+            work.emit(event_of("run", run={**record, "outputs": outputs}))
+
+        self._operations.append(emit)
+

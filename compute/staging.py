@@ -1,0 +1,309 @@
+"""Runs on workers: each commits to a staging store of its own, and the committing process merges what it finds there.
+
+A staging store is an ordinary HDF5 store, ``STORE-staging/RUN_ID-ATTEMPT.h5``. It holds what one attempt added to what
+the main store had when it began. Merging compares what is there with what the main store has by then, so that it can
+be done at any time, again, and after any kill.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..schemas.errors import ComputeFailed, H5mlError, Interrupted, NotAStore
+from ..schemas.kinds import kind_named
+from ..schemas.run import Run
+from ..store.catalogue import Entry
+from ..store.opening import open_store
+from ..store.store import Store
+from .commit import Displaced, RunTransaction
+from .execution import Execution, Requests, Setting
+from .identity import is_alive
+from .module import Call, Handle, Map, Wait
+from .plan import Plan
+from .signals import LinkedStop
+from .standing import Start, chain, look_up
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def staging_folder(store: Store) -> Path:
+    """Where the workers of a store commit: beside it, or in the current folder for a store in a bucket."""
+    location = store.location
+    if "://" in location:
+        return Path.cwd() / (location.rstrip("/").rpartition("/")[2] + "-staging")
+    return Path(location.rstrip("/") + "-staging")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A run for a worker: what to execute, and where to read and to stage."""
+
+    store: Store
+    plan: Plan
+    folder: Path
+
+
+class Escalate(BaseException):
+    """A module on a worker made a request that only the committing process can answer."""
+
+
+class WorkerRequests(Requests):
+    """On a worker: hands the run back where it asks for other runs or maps."""
+
+    def __init__(self, execution: Execution) -> None:
+        del execution
+
+    def map(self, request: Map) -> list[xr.Dataset]:
+        """Hand the run back."""
+        raise Escalate(request.name)
+
+    def call(self, request: Call) -> Handle:
+        """Hand the run back."""
+        raise Escalate(request.name)
+
+    def wait(self, request: Wait) -> list[Handle]:
+        """Hand the run back."""
+        raise Escalate(str(request.first))
+
+
+def work(task: Task) -> tuple[str, str]:
+    """Execute a run on a worker; called by dask.
+
+    Returns
+    -------
+    tuple of str
+        ``done``, ``failed``, ``interrupted`` or ``escalate``, and the message of a failure.
+    """
+    start = look_up(task.store, task.plan, owned=True)
+    if not isinstance(start, Start):
+        return "done", ""
+    kinds = task.plan.outputs
+    base = {
+        name: {dim: size for dim, size in sizes.items() if dim in kinds[name].grows}
+        for name, sizes in start.sizes.items()
+    }
+    if not task.folder.is_dir():
+        return "interrupted", "the campaign was given up"
+    path = task.folder / f"{task.plan.run_id}-{uuid.uuid4().hex[:12]}.h5"
+    setting = Setting(stop=LinkedStop(lambda: not path.exists()), base=base)
+    with open_store(path, make=True) as staging:
+        try:
+            Execution(staging, task.plan, start, setting, WorkerRequests).run()
+        except Escalate:
+            return "escalate", ""
+        except Interrupted as error:
+            return "interrupted", str(error)
+        except H5mlError as error:
+            return "failed", str(error)
+    return "done", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A staging store at one instant."""
+
+    base: Mapping[str, Any]
+    run: Run
+    entries: Mapping[str, Entry]
+    grows: Mapping[str, tuple[str, ...]]
+    datasets: Mapping[str, xr.Dataset]
+    restart: xr.Dataset | None
+    restart_digest: str | None
+
+    @classmethod
+    def of(cls, staging: Store) -> Picture | None:
+        """Look until nothing changed meanwhile; None where nothing was begun yet."""
+        while True:
+            head = staging.root_digest
+            base = staging.marks("staging").get("base")
+            if base is None:
+                return None
+            entries = {n: staging.entry(key) for n, key in base["keys"].items() if key in staging.catalogue}
+            grows, datasets = {}, {}
+            for name, entry in entries.items():
+                with staging.at(entry) as (reader, path):
+                    grows[name] = tuple(reader.layout(path).grows)
+                dataset = staging.dataset(entry.reference)
+                datasets[name] = dataset if grows[name] else dataset.load()
+            found = staging.catalogue.restarts.get(base["run"], {}).get("digest")
+            picture = cls(
+                base, staging.run(base["run"]), entries, grows, datasets, staging.restart(base["run"]), found
+            )
+            if staging.root_digest == head:
+                return picture
+
+
+def merge(main: Store, staging: Store) -> str:
+    """Bring into the main store what a staging store has and the main store lacks, in one transaction.
+
+    Returns
+    -------
+    str
+        Status of the staged run; empty where nothing was begun.
+    """
+    picture = Picture.of(staging)
+    if picture is None:
+        return ""
+    for _ in range(5):
+        transaction = RunTransaction(main, f"merge {picture.run.module} {picture.run.root_key}")
+        if not _collect(main, picture, transaction):
+            return picture.run.status
+        try:
+            transaction.commit()
+        except Displaced:  # somebody else merged the same just now
+            continue
+        return picture.run.status
+    raise ComputeFailed("What a worker staged cannot be merged.", key=picture.run.root_key, hint="run again")
+
+
+def _collect(main: Store, picture: Picture, transaction: RunTransaction) -> bool:
+    """Put the difference into a transaction; says whether this staging store is not behind."""
+    base, run = picture.base, picture.run
+    own = set(chain(main.catalogue, run.id)) | {run.id, *chain(main.catalogue, base["continues"])}
+    fresh = False
+    for name, entry in picture.entries.items():
+        newest = main.entry(base["keys"][name]) if base["keys"][name] in main.catalogue else None
+        mine = newest if newest is not None and newest.run in own else None
+        if not picture.grows[name]:
+            _collect_whole(picture, transaction, name, mine)
+            continue
+        added = _collect_rows(picture, transaction, name, entry, mine)
+        if added is None:
+            return False
+        fresh = fresh or added > 0
+    if picture.restart is not None:
+        if main.catalogue.restarts.get(run.id, {}).get("digest") != picture.restart_digest:
+            transaction.restart(run.id, picture.restart)
+    elif fresh:
+        transaction.forget(run.id, restart=True)
+    _collect_record(main, picture, transaction)
+    return True
+
+
+def _collect_whole(picture: Picture, transaction: RunTransaction, name: str, mine: Entry | None) -> None:
+    base, entry = picture.base, picture.entries[name]
+    key, kind, run = base["keys"][name], kind_named(entry.kind), picture.run.id
+    if mine is None:
+        transaction.begin(
+            key, picture.datasets[name], kind, run, growing=False, new_version=bool(base["new_version"])
+        )
+    elif mine.digest != entry.digest:
+        transaction.replace(key, picture.datasets[name], kind, run=run)
+
+
+def _collect_rows(
+    picture: Picture, transaction: RunTransaction, name: str, entry: Entry, mine: Entry | None
+) -> int | None:
+    """Add the rows that the main store lacks; None where its rows and these do not meet."""
+    base, dims = picture.base, picture.grows[name]
+    before = base["sizes"].get(name, {})
+    have = mine.sizes if mine is not None else {}
+    first = {dim: have.get(dim, 0) - before.get(dim, 0) for dim in dims}
+    lead = dims[0]
+    if not 0 <= first[lead] <= entry.sizes[lead]:
+        return None
+    count = entry.sizes[lead] - first[lead]
+    if mine is not None and not count:
+        return 0
+    part = picture.datasets[name].isel({dim: slice(first[dim], entry.sizes[dim]) for dim in dims})
+    key, run = base["keys"][name], picture.run.id
+    if mine is not None:
+        transaction.extend(key, part, run, mine.records)
+    else:
+        transaction.begin(
+            key, part, kind_named(entry.kind), run, growing=True, new_version=bool(base["new_version"])
+        )
+    return count
+
+
+def _collect_record(main: Store, picture: Picture, transaction: RunTransaction) -> None:
+    run, known = picture.run, main.catalogue.runs[picture.run.id]
+    record: dict[str, Any] = {"id": run.id, "wall_s": run.wall_s, "cpu_s": run.cpu_s}
+    if run.status == "running":
+        transaction.record(record)
+        return
+    worker = {name: run.environment.get(name) for name in ("host", "pid", "threads")}
+    packages = run.environment.get("packages", {})
+    record |= {"ended": run.ended, "error": run.error, "status": run.status}
+    record["environment"] = {**known.environment, "packages": packages, "worker": worker}
+    if run.status == "done":
+        transaction.done(record, picture.base["keys"])
+        transaction.forget(run.id)
+    else:
+        transaction.record(record)
+
+
+class Committer:
+    """Merges staging stores of runs under way, each only when it changed.
+
+    Parameters
+    ----------
+    main : Store
+        Where to.
+    logger : logging.Logger
+        For warnings.
+    """
+
+    def __init__(self, main: Store, logger: logging.Logger) -> None:
+        self.main = main
+        self.folder = staging_folder(main)
+        self._logger = logger
+        self._open: dict[Path, Store] = {}
+        self._merged: dict[Path, str] = {}
+
+    def files(self, run_id: str = "") -> list[Path]:
+        """Staging stores of a run, or of all, oldest first."""
+        found = self.folder.glob(f"{run_id}*.h5") if self.folder.is_dir() else []
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+
+    def merge(self, run_id: str) -> str:
+        """Merge what the workers of a run committed; returns the status of the newest attempt."""
+        status = ""
+        for path in self.files(run_id):
+            try:
+                staging = self._open.get(path) or open_store(path)
+                self._open[path] = staging
+                head = staging.root_digest
+                if self._merged.get(path) != head:
+                    status = merge(self.main, staging) or status
+                    self._merged[path] = head
+            except (NotAStore, FileNotFoundError):  # being made just now, or killed while it was made
+                continue
+        return status
+
+    def clear(self, run_id: str) -> None:
+        """Remove the staging stores of a run; a worker that is still at it stops at its next request."""
+        for path in self.files(run_id):
+            opened = self._open.pop(path, None)
+            if opened is not None:
+                opened.close()
+            self._merged.pop(path, None)
+            for file in self.folder.glob(f"{path.name}*"):
+                file.unlink(missing_ok=True)
+
+    def recover(self) -> list[str]:
+        """Merge what killed campaigns left; returns the ids of the runs concerned."""
+        found: list[str] = []
+        for run_id in dict.fromkeys(path.stem.partition("-")[0] for path in self.files()):
+            run = self.main.catalogue.runs.get(run_id)
+            if run is not None and is_alive(run):
+                continue
+            if run is None:
+                self._logger.warning("what was staged in %s belongs to no run of this store", self.folder)
+                continue
+            self.merge(run_id)
+            self.clear(run_id)
+            found.append(run_id)
+        self.remove_folder()
+        return found
+
+    def remove_folder(self) -> None:
+        """Remove the staging folder once nothing is in it."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
