@@ -59,4 +59,3 @@ class RunTransaction(Transaction):
             work.emit(event_of("run", run={**record, "outputs": outputs}))
 
         self._operations.append(emit)
-

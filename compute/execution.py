@@ -20,7 +20,7 @@ from .identity import environment, loaded_packages
 from .module import Block, Call, Context, Handle, Map, Progress, Replace, Request, Wait, no_progress
 from .plan import Plan
 from .signals import Stop
-from .standing import Start
+from .standing import Start, is_left_behind
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -288,8 +288,7 @@ class Execution:
     def _drop_continued(self, transaction: RunTransaction) -> None:
         """Once the extension has its own restart state, that of the shorter run is of use to copies alone."""
         if self._continues is not None:
-            own = set(map(self.plan.key, self.outputs))
-            if all(entry.key in own for entry in self.store.catalogue.made_by(self._continues)):
+            if is_left_behind(self.store.catalogue, self._continues, set(map(self.plan.key, self.outputs))):
                 transaction.forget(self._continues, restart=True)
             self._continues = None
 

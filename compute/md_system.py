@@ -140,7 +140,15 @@ def _supercell_matrix(config: MolecularDynamics, unit: Atoms) -> IntMatrix:
             found=f"periodic: {unit.pbc.tolist()}",
             hint="for example supercell_matrix = [2, 2, 1] for a slab",
         )
-    return find_supercell(unit.cell.array, config.supercell_radius, diagonal=config.supercell_diagonal)
+    try:
+        return find_supercell(unit.cell.array, config.supercell_radius, diagonal=config.supercell_diagonal)
+    except ValueError as error:
+        raise InvalidConfig(
+            "No supercell of that radius can be made.",
+            expected="a cell with a volume, and a radius of a few cells",
+            found=f"supercell_radius = {config.supercell_radius:g}, {error}",
+            hint="set supercell_radius smaller, or give supercell_matrix",
+        ) from None
 
 
 def _fixed(config: MolecularDynamics, n_unit: int, n_atoms: int) -> NDArray[np.int64]:

@@ -384,7 +384,9 @@ def _call_input(module: Module, name: str, item: Any, plan: Plan, where: str) ->
         )
     have = found.ref.kind if isinstance(found, StoredInput) else "potential"
     if have != kind.name and not (isinstance(kind, PotentialKind) and have == "checkpoint"):
-        raise WrongKind(f"The input {name!r} of a call is of the wrong kind.", key=where, expected=kind.name, found=have)
+        raise WrongKind(
+            f"The input {name!r} of a call is of the wrong kind.", key=where, expected=kind.name, found=have
+        )
     return found
 
 

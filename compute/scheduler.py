@@ -15,7 +15,7 @@ from ..schemas.errors import ComputeFailed, InvalidConfig, MissingPackage
 Outcome = tuple[bytes | None, str]
 ATTEMPTS = 2
 POLL_SECONDS = 0.1
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class Future(Protocol):

@@ -26,7 +26,7 @@ from .identity import is_alive
 from .module import Call, Handle, Map, Wait
 from .plan import Plan
 from .signals import LinkedStop
-from .standing import Start, chain, look_up
+from .standing import Start, chain, is_left_behind, look_up
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -132,9 +132,7 @@ class Picture:
                 dataset = staging.dataset(entry.reference)
                 datasets[name] = dataset if grows[name] else dataset.load()
             found = staging.catalogue.restarts.get(base["run"], {}).get("digest")
-            picture = cls(
-                base, staging.run(base["run"]), entries, grows, datasets, staging.restart(base["run"]), found
-            )
+            picture = cls(base, staging.run(base["run"]), entries, grows, datasets, staging.restart(base["run"]), found)
             if staging.root_digest == head:
                 return picture
 
@@ -180,6 +178,9 @@ def _collect(main: Store, picture: Picture, transaction: RunTransaction) -> bool
     if picture.restart is not None:
         if main.catalogue.restarts.get(run.id, {}).get("digest") != picture.restart_digest:
             transaction.restart(run.id, picture.restart)
+            continues = base["continues"]
+            if continues is not None and is_left_behind(main.catalogue, continues, set(base["keys"].values())):
+                transaction.forget(continues, restart=True)
     elif fresh:
         transaction.forget(run.id, restart=True)
     _collect_record(main, picture, transaction)
@@ -190,9 +191,7 @@ def _collect_whole(picture: Picture, transaction: RunTransaction, name: str, min
     base, entry = picture.base, picture.entries[name]
     key, kind, run = base["keys"][name], kind_named(entry.kind), picture.run.id
     if mine is None:
-        transaction.begin(
-            key, picture.datasets[name], kind, run, growing=False, new_version=bool(base["new_version"])
-        )
+        transaction.begin(key, picture.datasets[name], kind, run, growing=False, new_version=bool(base["new_version"]))
     elif mine.digest != entry.digest:
         transaction.replace(key, picture.datasets[name], kind, run=run)
 
@@ -216,9 +215,7 @@ def _collect_rows(
     if mine is not None:
         transaction.extend(key, part, run, mine.records)
     else:
-        transaction.begin(
-            key, part, kind_named(entry.kind), run, growing=True, new_version=bool(base["new_version"])
-        )
+        transaction.begin(key, part, kind_named(entry.kind), run, growing=True, new_version=bool(base["new_version"]))
     return count
 
 

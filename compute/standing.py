@@ -73,6 +73,11 @@ def chain(catalogue: Catalogue, run_id: str | None) -> list[str]:
     return found
 
 
+def is_left_behind(catalogue: Catalogue, run_id: str, keys: set[str]) -> bool:
+    """Whether nothing but these keys, which a longer run goes on with, was made by a run."""
+    return all(entry.key in keys for entry in catalogue.made_by(run_id))
+
+
 def look_up(store: Store, plan: Plan, *, owned: bool = False) -> Standing:
     """Find out how a run stands.
 

@@ -23,7 +23,8 @@ FloatMatrix = NDArray[np.float64]
 __all__ = ["find_supercell", "make_supercell", "reduce_lattice", "shortest_translation"]
 
 _RELATIVE_TOLERANCE = 1e-8
-_MAX_IMAGES = 20_000_000
+_MAX_CANDIDATES = 20_000_000
+_MAX_CELLS = 3000
 
 
 def find_supercell(cell: FloatMatrix, radius: float, *, diagonal: bool = False) -> IntMatrix:
@@ -56,7 +57,9 @@ def find_supercell(cell: FloatMatrix, radius: float, *, diagonal: bool = False) 
     short = _short_vectors(reduced, radius * (1.0 - _RELATIVE_TOLERANCE))
     start = max(1, int(radius**3 / (np.sqrt(2.0) * abs(np.linalg.det(cell)))))
     if diagonal:
-        return _smallest_diagonal(cell, short @ basis_change, start)
+        return _smallest_diagonal(cell, short @ basis_change, start, radius)
+    if start > _MAX_CELLS:
+        raise _too_large(radius)
     size = start
     while True:
         matrices = list(_hermite_forms_without(short, size))
@@ -175,11 +178,17 @@ def _checked_cell(cell: FloatMatrix, radius: float) -> FloatMatrix:
     return cell
 
 
+def _too_large(radius: float) -> ValueError:
+    return ValueError(
+        f"a radius of {radius:g} Angstrom needs too many of these cells; give the supercell matrix instead"
+    )
+
+
 def _short_vectors(cell: FloatMatrix, radius: float) -> IntMatrix:
     """All integer triples (one of each +/- pair) of lattice vectors shorter than ``radius``, shortest first."""
     reach = np.floor(radius * np.linalg.norm(np.linalg.inv(cell), axis=0) + 1e-9).astype(np.int64)
-    if np.prod(2.0 * reach + 1.0) > _MAX_IMAGES:
-        raise ValueError(f"a radius of {radius:g} Angstrom is too large for this cell; give a matrix instead")
+    if np.prod(2.0 * reach + 1.0) > _MAX_CANDIDATES:
+        raise _too_large(radius)
     grid = np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij")
     triples = np.stack([axis.ravel() for axis in grid], axis=1)
     triples = triples[len(triples) // 2 + 1 :]  # the later half: one of v and -v, without zero
@@ -230,11 +239,13 @@ def _best(cell: FloatMatrix, matrices: list[IntMatrix]) -> IntMatrix:
     return np.array(min(ranked)[3], dtype=np.int64).reshape(3, 3)
 
 
-def _smallest_diagonal(cell: FloatMatrix, short: IntMatrix, start: int) -> IntMatrix:
+def _smallest_diagonal(cell: FloatMatrix, short: IntMatrix, start: int, radius: float) -> IntMatrix:
     """The smallest product of three repeats such that no short vector has all components divisible."""
     if len(short) == 0:
         return np.eye(3, dtype=np.int64)
     most = np.abs(short).max(axis=0) + 1  # so many repeats along one vector exclude every short vector
+    if np.prod(most.astype(np.float64)) > _MAX_CANDIDATES:
+        raise _too_large(radius)
     triples = np.stack([g.ravel() for g in np.meshgrid(*[np.arange(1, n + 1) for n in most])], axis=1)
     triples = triples[np.prod(triples, axis=1) >= start]
     spread = np.ptp(triples * np.linalg.norm(cell, axis=1), axis=1)

@@ -143,14 +143,28 @@ class DatasetHasher:
         chains: Mapping[str, str] | None = None,
     ) -> None:
         self.headers = dict(headers)
-        self.attributes = dict(attributes)
         self.variables: dict[str, VariableHasher] = {}
+        self.attributes = dict(attributes)
+        self._texts = {
+            name: (canonical_json(name), canonical_json([list(h.dims), h.dtype]), canonical_json(dict(h.attributes)))
+            for name, h in sorted(self.headers.items())
+        }
         for name, header in self.headers.items():
             if header.volatile:
                 continue
             self.variables[name] = VariableHasher(header.dtype, shapes[name])
             if chains and name in chains:
                 self.variables[name].chain = bytes.fromhex(chains[name])
+
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        """The attributes that the digest covers."""
+        return dict(self._plain)
+
+    @attributes.setter
+    def attributes(self, attributes: Mapping[str, Attribute]) -> None:
+        self._plain = dict(attributes)
+        self._attributes = canonical_json(self._plain)
 
     def update(self, name: str, values: Array) -> None:
         """Add rows to a variable (volatile ones are passed over)."""
@@ -162,18 +176,24 @@ class DatasetHasher:
         return {name: hasher.chain.hex() for name, hasher in self.variables.items() if hasher.chain != START}
 
     def hexdigest(self, sizes: Mapping[str, int]) -> str:
-        """The digest of the dataset at these dimension lengths."""
-        variables = {}
-        for name, header in self.headers.items():
-            values = None if header.volatile else self.variables[name].hexdigest()
-            shape = [int(sizes[dim]) for dim in header.dims]
-            variables[name] = [list(header.dims), header.dtype, shape, dict(header.attributes), values]
-        return digest_json({"attributes": self.attributes, "variables": variables})
+        """The digest of the dataset at these dimension lengths.
+
+        The text hashed is the canonical JSON of ``{"attributes": {...}, "variables": {name: [dims, dtype, shape,
+        attributes, digest of the values or null]}}``.
+        """
+        parts = []
+        for name, (label, form, attributes) in self._texts.items():
+            header = self.headers[name]
+            shape = ",".join(str(int(sizes[dim])) for dim in header.dims)
+            values = "null" if header.volatile else f'"{self.variables[name].hexdigest()}"'
+            parts.append(f"{label}:[{form[1:-1]},[{shape}],{attributes},{values}]")
+        text = f'{{"attributes":{self._attributes},"variables":{{{",".join(parts)}}}}}'
+        return blake3(text.encode()).hexdigest()
 
     def copy(self) -> DatasetHasher:
         """An independent copy."""
-        other = DatasetHasher({}, self.attributes, {})
-        other.headers = dict(self.headers)
+        other = DatasetHasher.__new__(DatasetHasher)
+        other.headers, other._texts, other.attributes = self.headers, self._texts, self.attributes
         other.variables = {name: hasher.copy() for name, hasher in self.variables.items()}
         return other
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from .hdf5_layout import Stored
 from .hdf5_select import wrapped
 from .hdf5_session import SessionFile
 from .wal import PAGE
+
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+"""So that a file larger than the memory can be mapped."""
 
 Read = Callable[[str, Array], Array]
 
@@ -100,8 +104,13 @@ def map_file(paged: SessionFile) -> mmap.mmap:
     Committed bytes never move or change within a file, so the map needs no lock once it is made.
     """
     size = os.fstat(paged.fileno()).st_size
-    mapped = mmap.mmap(paged.fileno(), size, access=mmap.ACCESS_COPY)
-    for page in paged.waiting_pages():
+    waiting = paged.waiting_pages()
+    if not waiting:
+        return mmap.mmap(paged.fileno(), size, access=mmap.ACCESS_READ)
+    mapped = mmap.mmap(
+        paged.fileno(), size, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+    )
+    for page in waiting:
         end = min((page + 1) * PAGE, size)
         if page * PAGE < end:
             paged.seek(page * PAGE)

@@ -121,7 +121,7 @@ def _slab(stored: Stored, starts: list[int], counts: list[int], steps: list[int]
 def _decoded(values: Array) -> Array:
     result = np.empty(values.shape, dtype=object)
     texts = [v.decode("utf-8") if isinstance(v, bytes) else str(v or "") for v in values.reshape(-1).tolist()]
-    if result.shape:
+    if result.ndim:
         result.reshape(-1)[:] = texts
     else:
         result[()] = texts[0]

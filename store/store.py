@@ -193,13 +193,18 @@ class Store:
         """Store one dataset in a transaction of its own; see ``Transaction.write``."""
         with self.transaction(f"write {key}") as transaction:
             transaction.write(key, dataset, kind, new_version=new_version, storage=storage, run=run)
-        return self.entry(key)
+        return self._own(key)
 
     def append(self, key: str, dataset: xr.Dataset) -> Entry:
         """Add records to a key in a transaction of its own; see ``Transaction.append``."""
         with self.transaction(f"append to {key}") as transaction:
             transaction.append(key, dataset)
-        return self.entry(key)
+        return self._own(key)
+
+    def _own(self, key: str) -> Entry:
+        """The entry that this store has just written: no need to look for commits of others."""
+        with self._lock:
+            return snapshot(self._catalogue.entry(key))
 
     # --- reading -------------------------------------------------------------------------------------------------
 

@@ -281,6 +281,7 @@ SLAB.pbc = (True, True, False)
         (settings("mtk_full"), molecule("H2O"), InvalidConfig, "periodic in all three"),
         (settings("mtk_full"), SLAB, InvalidConfig, "periodic in all three"),
         (settings(supercell_radius=10.0), SLAB, InvalidConfig, "supercell_matrix"),
+        (settings(supercell_radius=500.0), argon(), InvalidConfig, "supercell_matrix"),
         (settings(supercell_matrix=[2, 2, 2]), SLAB, InvalidConfig, "not periodic"),
         (settings(fixed_atoms=[4]), SLAB, InvalidConfig, "from 0 to 3"),
         (settings(fixed_atoms=[0, 1, 2, 3]), SLAB, InvalidConfig, "free to move"),

@@ -145,6 +145,8 @@ def test_result_is_compact_and_right_handed(seed):
         (np.eye(3), -1.0, "must be positive"),
         (np.eye(3), float("nan"), "must be positive"),
         (np.eye(2), 5.0, "3 x 3"),
+        (np.eye(3), 30.0, "too many of these cells"),
+        (np.eye(3), 300.0, "too many of these cells"),
     ],
 )
 def test_impossible_input_is_refused(cell, radius, message):
