@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CAMPAIGN_FILE = "h5ml.yaml"
 INTERNAL_ERROR = 70
+DAMAGED = 7
 
 
 class H5mlCommand(click.Command):
@@ -57,6 +58,10 @@ def unexpected(error: Exception) -> int:
     import tempfile
     import traceback
 
+    if is_damage(error):
+        click.echo(f"The file is damaged: {' '.join(str(error).split())[:300]}", err=True)
+        click.echo("  next:     `h5ml audit` finds what is hit; restore the store from a copy", err=True)
+        return DAMAGED
     text = "".join(traceback.format_exception(error))
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, MemoryError):
@@ -70,6 +75,17 @@ def unexpected(error: Exception) -> int:
     click.echo(f"An error inside h5ml: {what.splitlines()[0][:500]}", err=True)
     click.echo(f"  next:     the traceback is in {path}; -vv shows it here; `h5ml audit` checks the store", err=True)
     return INTERNAL_ERROR
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error was raised by the HDF5 library while the store read from it."""
+    files = []
+    trace = error.__traceback__
+    while trace is not None:
+        files.append(Path(trace.tb_frame.f_code.co_filename))
+        trace = trace.tb_next
+    home = Path(__file__).resolve().parents[1] / "store"
+    return any(file.parent == home for file in files) and any("h5py" in file.parts for file in files)
 
 
 def _verbosity() -> int:

@@ -37,10 +37,12 @@ def file_origin(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
-    return {"file": path.name, "blake3": digest.hexdigest()}
+    return {"file": path.name, "digest": digest.hexdigest()}
 
 
-def read_file(path: Path, kind: str | None = None, *, tell: Tell = _silent, name: str | None = None) -> xr.Dataset:
+def read_file(
+    path: Path, kind: str | None = None, *, tell: Tell = _silent, name: str | None = None, index: str = ":"
+) -> xr.Dataset:
     """Read a file.
 
     Parameters
@@ -53,6 +55,8 @@ def read_file(path: Path, kind: str | None = None, *, tell: Tell = _silent, name
         Receives remarks on what is left out.
     name : str, optional
         ASE's name of the format, where the file's name does not tell.
+    index : str
+        Which structures, as ASE writes it.
 
     Raises
     ------
@@ -76,7 +80,7 @@ def read_file(path: Path, kind: str | None = None, *, tell: Tell = _silent, name
             expected="kind structures (or a netCDF file of another kind)",
             found=f"--kind {kind}",
         )
-    return structures(read_images(path, name), tell=tell)
+    return structures(read_images(path, name, index), tell=tell)
 
 
 def read_netcdf(path: Path, kind: str | None = None) -> xr.Dataset:
@@ -106,14 +110,14 @@ def read_netcdf(path: Path, kind: str | None = None) -> xr.Dataset:
     return dataset
 
 
-def read_images(path: Path, name: str | None = None) -> list[Atoms]:
-    """All structures of a file, by ASE."""
+def read_images(path: Path, name: str | None = None, index: str = ":") -> list[Atoms]:
+    """Structures of a file (all of them by default), by ASE."""
     import ase.io
 
     try:
         if path.suffix.lower() in DATABASE_SUFFIXES and name is None:
-            return _read_database(path)
-        found = ase.io.read(str(path), index=":", format=name, do_not_split_by_at_sign=True)
+            return _read_database(path, index)
+        found = ase.io.read(str(path), index=index, format=name, do_not_split_by_at_sign=True)
     except H5mlError:
         raise
     except Exception as error:  # noqa: BLE001 - a reader of a foreign format may fail in any way
@@ -124,8 +128,10 @@ def read_images(path: Path, name: str | None = None) -> list[Atoms]:
     return images
 
 
-def _read_database(path: Path) -> list[Atoms]:
+def _read_database(path: Path, index: str) -> list[Atoms]:
     import ase.db
+
+    from .frames import parse_slice
 
     images = []
     for row in ase.db.connect(str(path)).select():
@@ -134,7 +140,7 @@ def _read_database(path: Path) -> list[Atoms]:
         images.append(atoms)
     if not images:
         raise _unreadable(path, "no rows in it", "at least one row")
-    return images
+    return images[parse_slice(index)]
 
 
 def _unreadable(path: Path, error: object, expected: str) -> InvalidData:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..store.catalogue import Entry
     from ..store.store import Store
 
-_TEXT_BYTES = 16
-
 
 def entry_record(entry: Entry, runs: Mapping[str, Run]) -> dict[str, Any]:
     """What ``--json`` says of an entry."""
@@ -159,22 +157,6 @@ def _draw(branch: Mapping[str, Any], indent: str) -> None:
             click.echo(f"{line}  ({below.kind}: {sizes_text(below.sizes) or 'no dimensions'})")
 
 
-def data_bytes(store: Store, entries: Iterable[Entry]) -> dict[str, int]:
-    """Bytes of the arrays of some entries before compression, by reference."""
-    import numpy as np
-
-    found = {}
-    with store.engine.reading() as reader:
-        for entry in entries:
-            arrays = [] if entry.purged else reader.layout(entry.path).arrays.values()
-            found[entry.reference] = sum(
-                (_TEXT_BYTES if array.dtype == "text" else np.dtype(array.dtype).itemsize)
-                * int(np.prod(array.shape, dtype=np.int64))
-                for array in arrays
-            )
-    return found
-
-
 @command("du", "Show how many bytes the keys take.")
 @click.argument("path", default="", type=KEY)
 @click.option("--depth", type=click.IntRange(min=1), help="Add up keys below so many segments.")
@@ -182,17 +164,17 @@ def data_bytes(store: Store, entries: Iterable[Entry]) -> dict[str, int]:
 @store_option
 def du(path: str, depth: int | None, as_json: bool, location: str | None) -> None:
     """Show how many bytes the arrays of each key take before compression, all versions, and the store as a whole."""
+    from ..store.maintenance import du as usage
+
     store = open_at(location)
-    entries = store.query(under=path.strip("/"), versions=True)
     sums: dict[str, int] = {}
-    for reference, size in data_bytes(store, entries).items():
-        key = reference.rpartition("@")[0]
-        name = "/".join(key.split("/")[:depth]) if depth else key
-        sums[name] = sums.get(name, 0) + size
+    for found in usage(store, path.strip("/")):
+        name = "/".join(found.key.split("/")[:depth]) if depth else found.key
+        sums[name] = sums.get(name, 0) + found.bytes
     total = store.engine.nbytes()
     if as_json:
         print_json({"keys": sums, "data_bytes": sum(sums.values()), "store_bytes": total})
         return
     rows = [(byte_text(size), name) for name, size in sorted(sums.items(), key=lambda item: -item[1])]
-    rows += [(byte_text(sum(sums.values())), "(all of these)"), (byte_text(total), f"({store.location})")]
+    rows += [(byte_text(sum(sums.values())), "(all of these)"), (byte_text(total), f"({store.location} on disk)")]
     print_table(("size", "key"), rows, right=("size",))

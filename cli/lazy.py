@@ -8,6 +8,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class Lazy(NamedTuple):
@@ -96,6 +97,13 @@ class LazyGroup(click.Group):
         for family, rows in families.items():
             with formatter.section(family):
                 formatter.write_dl(rows, col_max=12)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the names from the table, without importing a command."""
+        found = [CompletionItem(row.name, help=row.help) for row in self.table.values()]
+        return [item for item in found if item.value.startswith(incomplete)] + super(click.Group, self).shell_complete(
+            ctx, incomplete
+        )
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; every error ends in a message and an exit code."""

@@ -77,11 +77,10 @@ fish: _H5ML_COMPLETE=fish_source h5ml | source) in the shell's start-up file."""
 
 def _guard(ctx: click.Context, row: Lazy) -> None:
     """Go on in a child process where a crash of a C library is possible."""
-    options = settings(ctx)
-    if row.guarded and options.get("guarded"):
+    if row.guarded and settings(ctx).get("guarded"):
         from .guard import supervise
 
-        supervise(options.get("timeout_s"))
+        supervise(ctx.params.get("timeout_s"))
 
 
 def ending(work: Callable[[], Any]) -> int:

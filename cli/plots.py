@@ -1,8 +1,8 @@
-"""Figures: trajectories over time and lineage graphs, drawn without a display."""
+"""Figures of trajectories over time, drawn without a display."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,103 +200,3 @@ def _flat_is_flat(axis: Axes, relative: Array, value: float | None = None) -> No
     if relative.size and np.ptp(relative, axis=0).max() < _SAME:
         center, half = (0.0, 1.0) if value is None else (value, 0.02 * value)
         axis.set_ylim(center - half, center + half)
-
-
-# --- lineage -----------------------------------------------------------------------------------------------------
-
-
-def lineage_figure(nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str]], title: str) -> Figure:
-    """A graph of data and runs, from what was first on the left to what came of it on the right.
-
-    Parameters
-    ----------
-    nodes : mapping of str to (str, str)
-        Identity to its text (lines separated by newlines) and its role: ``data``, ``run``, ``engine`` or ``gone``.
-    edges : sequence of (str, str)
-        From, to.
-    title : str
-        Stands above.
-    """
-    places = _layers(nodes, edges)
-    columns = max((x for x, _ in places.values()), default=0) + 1
-    rows = max((sum(1 for x, _ in places.values() if x == column) for column in range(columns)), default=1)
-    width, height = 2.9 * columns + 0.6, 0.95 * max(rows, 1) + 1.2
-    figure = _figure(min(width, 60.0), min(height, 60.0))
-    axis = figure.subplots()
-    axis.set_axis_off()
-    for start, end in edges:
-        _arrow(axis, places[start], places[end])
-    for name, (text, role) in nodes.items():
-        _box(axis, places[name], text, role)
-    axis.set_xlim(-0.55, columns - 0.45)
-    low, high = min(y for _, y in places.values()), max(y for _, y in places.values())
-    axis.set_ylim(low - 0.7, high + 0.7)
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    return figure
-
-
-def _layers(nodes: Mapping[str, Any], edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, float]]:
-    """Each node's column (the longest way to it) and height (near those it is linked with)."""
-    before: dict[str, list[str]] = {name: [] for name in nodes}
-    after: dict[str, list[str]] = {name: [] for name in nodes}
-    for start, end in edges:
-        before[end].append(start)
-        after[start].append(end)
-    column = dict.fromkeys(nodes, 0)
-    for _ in range(len(nodes)):  # relax; a cycle (a damaged record) ends too
-        changed = False
-        for start, end in edges:
-            if column[end] <= column[start] < len(nodes):
-                column[end] = column[start] + 1
-                changed = True
-        if not changed:
-            break
-    used = sorted(set(column.values()))
-    column = {name: used.index(value) for name, value in column.items()}
-    height: dict[str, float] = {}
-    for x in range(len(used)):
-        members = [name for name in nodes if column[name] == x]
-        order = {name: i for i, name in enumerate(members)}
-        members.sort(key=lambda n: (np.mean([height[p] for p in before[n] if p in height] or [0.0]), order[n]))
-        for i, name in enumerate(members):
-            height[name] = i - (len(members) - 1) / 2
-    del after
-    return {name: (column[name], -height[name]) for name in nodes}
-
-
-_ROLES = {
-    "data": ("#e4edf6", BLUE),
-    "run": ("#fbead7", ORANGE),
-    "engine": ("#e3f0e6", GREEN),
-    "gone": ("#eeeeee", GREY),
-}
-
-
-def _box(axis: Axes, place: tuple[float, float], text: str, role: str) -> None:
-    face, edge = _ROLES.get(role, _ROLES["data"])
-    style = "round,pad=0.45,rounding_size=0.5" if role == "run" else "square,pad=0.45"
-    box = {"boxstyle": style, "facecolor": face, "edgecolor": edge, "linewidth": 1.1}
-    axis.text(*place, _wrapped(text), ha="center", va="center", fontsize=7.5, bbox=box, zorder=3, linespacing=1.3)
-
-
-def _wrapped(text: str, width: int = 30) -> str:
-    """Break long keys after a slash, and long words anywhere."""
-    lines: list[str] = []
-    for line in text.splitlines():
-        while len(line) > width:
-            cut = max(line.rfind("/", 0, width), line.rfind(" ", 0, width), line.rfind(",", 0, width)) + 1
-            lines.append(line[: cut or width])
-            line = line[cut or width :]
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    style = {"arrowstyle": "-|>", "color": GREY, "linewidth": 1.0, "shrinkA": 0, "shrinkB": 0}
-    axis.annotate(
-        "",
-        xy=(end[0] - 0.38, end[1]),
-        xytext=(start[0] + 0.38, start[1]),
-        arrowprops=style | {"connectionstyle": "arc3,rad=0"},
-        zorder=1,
-    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-Report = Callable[[float, float, str], None]
+if TYPE_CHECKING:
+    from ..compute.module import Progress as Report
 
 
 def _silent(done: float, total: float, text: str = "") -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from .common import command, find_location, json_option, store_option
+from .common import KEY, command, find_location, json_option, open_at, say, store_option
 from .lazy import settings
 from .output import print_json
+
+if TYPE_CHECKING:
+    from ..compute.replay import Comparison, Replay
+    from ..store.store import Store
+
+TARGET = click.Path(dir_okay=False, path_type=Path)
 
 
 @command("audit", "Recompute digests and check the whole history.")
@@ -53,9 +62,149 @@ def _ago(commits: int) -> str:
 
 def _check_there(location: str) -> None:
     """Say that nothing lies there, rather than that it is damaged."""
-    from pathlib import Path
-
     from ..schemas.errors import NotAStore
 
     if "://" not in location and not Path(location).expanduser().exists():
         raise NotAStore("There is no store.", key=location, hint=f"`h5ml init {location}` makes one")
+
+
+# --- lineage -----------------------------------------------------------------------------------------------------
+
+
+@command("lineage", "Show what a key came from, or what came from it.")
+@click.argument("key", type=KEY)
+@click.option("--down", "direction", flag_value="down", help="What came from the key.")
+@click.option("--both", "direction", flag_value="both", help="What it came from, and what came from it.")
+@click.option("--depth", type=click.IntRange(min=1), help="Follow at most so many runs.")
+@click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flowchart.")
+@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
+@click.option("--png", "file", type=TARGET, help="Draw it into a file (.png, .pdf, .svg).")
+@json_option
+@store_option
+def lineage(
+    key: str,
+    direction: str | None,
+    depth: int | None,
+    form: str | None,
+    file: Path | None,
+    as_json: bool,
+    location: str | None,
+) -> None:
+    """Show what KEY (or KEY@VERSION) came from: runs, their inputs, engines and files, as a tree."""
+    from ..store.lineage import lineage as follow
+
+    way: Any = direction or "up"
+    graph = follow(open_at(location), key, way, depth)
+    if file is not None:
+        from ..store.lineage_plot import plot
+        from .plots import save
+
+        save(plot(graph, title=f"Lineage of {graph.root}"), file)
+        say(f"{file}: {len(graph.nodes)} nodes, {len(graph.edges)} links")
+    elif as_json:
+        print_json(graph.record())
+    elif form is not None:
+        click.echo(graph.mermaid() if form == "mermaid" else graph.dot(), nl=False)
+    else:
+        click.echo(graph.text())
+
+
+# --- replay ------------------------------------------------------------------------------------------------------
+
+
+@command("replay", "Compute a key again and compare.")
+@click.argument("key", type=KEY)
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), default=0.0, help="Largest deviation to accept.  [default: 0]"
+)
+@click.option(
+    "--model", "models", multiple=True, metavar="[INPUT=]MODEL", help="The potential, where it lies elsewhere now."
+)
+@click.option("--scheduler", metavar="WHERE", help="serial, local:N or tcp://host:port.")
+@click.option("--trust-pickle", is_flag=True, help="Allow model files that can run any code when they are read.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@json_option
+@store_option
+def replay(
+    key: str,
+    tolerance: float,
+    models: tuple[str, ...],
+    scheduler: str | None,
+    trust_pickle: bool,
+    quiet: bool,
+    as_json: bool,
+    location: str | None,
+) -> int:
+    """Compute again what made KEY and compare bit by bit; where its data were purged, put them back.
+
+    Exit code 0 where all is equal (or within --tolerance), 1 where it differs.
+    """
+    from ..compute.replay import replay_run
+    from .progress import progress_bar
+
+    store = open_at(location)
+    with progress_bar(f"replay {key}", quiet=quiet or as_json) as report_progress:
+        done = replay_run(
+            store,
+            key,
+            restore=_is_purged(store, key),
+            scheduler=scheduler,
+            progress=report_progress,
+            potentials=_named_models(models),
+            trust_pickle=trust_pickle,
+        )
+    accepted = all(comparison.largest <= tolerance for comparison in done.comparisons.values())
+    if as_json:
+        print_json(_replay_record(done, accepted=accepted))
+    else:
+        for comparison in done.comparisons.values():
+            say(_compared(comparison, tolerance))
+        for reference in done.restored:
+            say(f"{reference}: its data are back")
+        say(f"run {done.run.id[:12]} took {done.run.wall_s:.1f} s then and {done.again.wall_s:.1f} s now")
+    return 0 if accepted else 1
+
+
+def _is_purged(store: Store, key: str) -> bool:
+    return store.entry(key).purged
+
+
+def _named_models(models: tuple[str, ...]) -> dict[str, Any]:
+    """Models by the name of their input, which is ``model`` where none is written."""
+    found = {}
+    for text in models:
+        name, equals, spec = text.partition("=")
+        named = bool(equals) and name.isidentifier()
+        found[name if named else "model"] = spec if named else text
+    return found
+
+
+def _compared(comparison: Comparison, tolerance: float) -> str:
+    if comparison.equal:
+        return f"{comparison.reference}: equal, bit by bit"
+    worst = ", ".join(f"{name} {value:.2g}" for name, value in sorted(comparison.deviations.items()))
+    verdict = f"within {tolerance:g}" if comparison.largest <= tolerance else "DIFFERENT"
+    return (
+        f"{comparison.reference}: {verdict}; largest deviation {comparison.largest:.3g} ({worst or 'not comparable'})"
+    )
+
+
+def _replay_record(done: Replay, *, accepted: bool) -> dict[str, Any]:
+    outputs = {
+        name: {
+            "reference": c.reference,
+            "equal": c.equal,
+            "recorded": c.recorded,
+            "found": c.found,
+            "largest_deviation": c.largest,
+            "deviations": c.deviations,
+        }
+        for name, c in done.comparisons.items()
+    }
+    return {
+        "run": done.run.id,
+        "equal": done.equal,
+        "accepted": accepted,
+        "outputs": outputs,
+        "restored": done.restored,
+    }

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import KEY, command, json_option, open_at, store_option
-from .keys import data_bytes, entry_record
+from .keys import entry_record
+from .options import value_text
 from .output import byte_text, formula_text, print_fields, print_json, print_table, sizes_text, time_text
 
 if TYPE_CHECKING:
     from ..schemas.run import Run
     from ..store.catalogue import Entry
     from ..store.store import Store
-
-_SHOWN_SETTINGS = 12
 
 
 @command("show", "Show what lies at a key and how to open it.")
@@ -24,6 +23,8 @@ _SHOWN_SETTINGS = 12
 @store_option
 def show(key: str, as_json: bool, location: str | None) -> None:
     """Show what lies at KEY (or KEY@VERSION): variables, units, attributes, run, tags, notes, and how to open it."""
+    from ..store.transfer import entry_bytes
+
     store = open_at(location)
     entry = store.entry(key)
     run = store.catalogue.runs.get(entry.run or "")
@@ -34,7 +35,7 @@ def show(key: str, as_json: bool, location: str | None) -> None:
         record |= {"variables": variables, "open": _opening(store, entry)}
         print_json(record | {"run_record": run.record() if run else None})
         return
-    size = data_bytes(store, [entry])[entry.reference]
+    size = 0 if entry.purged else entry_bytes(store, entry)
     print_fields(
         {
             "key": entry.reference,
@@ -58,8 +59,7 @@ def show(key: str, as_json: bool, location: str | None) -> None:
 
 
 def _print_run(run: Run) -> None:
-    settings = [f"{name}={value}" for name, value in run.config.items()]
-    more = f", and {len(settings) - _SHOWN_SETTINGS} more (--json)" if len(settings) > _SHOWN_SETTINGS else ""
+    settings, rest = _settings(run)
     inputs = [f"{name}: {', '.join(f'{r.key}@{r.version}' for r in refs)}" for name, refs in run.inputs.items()]
     inputs += [f"{name}: {facts.get('engine')}:{facts.get('method')}" for name, facts in run.engines.items()]
     click.echo("")
@@ -68,12 +68,24 @@ def _print_run(run: Run) -> None:
             "run": run.id,
             "module": f"{run.module} (version {run.module_version}), {run.status}, seed {run.seed}",
             "inputs": "; ".join(inputs),
-            "settings": ", ".join(settings[:_SHOWN_SETTINGS]) + more,
+            "settings": f"{', '.join(settings)}{rest}",
             "took": f"{run.wall_s:.1f} s on {run.environment.get('host', 'an unknown host')}"
             + (f", resumed {run.resumed} times" if run.resumed else ""),
             "error": run.error,
         }
     )
+
+
+def _settings(run: Run) -> tuple[list[str], str]:
+    """The settings that are not their defaults, where the module is installed here, and what to say of the others."""
+    from ..compute.registry import Registry
+
+    module = Registry().get(run.module)
+    fields = module.config.model_fields if module is not None else {}
+    defaults = {name: field.default for name, field in fields.items()}
+    changed = {name: value for name, value in run.config.items() if name not in defaults or value != defaults[name]}
+    texts = [f"{name}={value_text(value)}" for name, value in changed.items() if value not in (None, [], ())]
+    return texts, "; the others are the defaults (--json shows all)" if defaults else ""
 
 
 def _print_body(entry: Entry, variables: list[dict[str, Any]]) -> None:

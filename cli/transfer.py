@@ -24,6 +24,7 @@ def _remark(text: str) -> None:
 @click.argument("key", required=False)
 @click.option("--kind", help="What it is; by default structures, or what a netCDF file says.")
 @click.option("--format", "name", metavar="NAME", help="ASE's name of the format, where the file's name does not tell.")
+@click.option("--index", default=":", help="Which structures of the file, as in ASE (-1, 0:10, ...).  [default: all]")
 @click.option("--new-version", is_flag=True, help="Where the key exists, add a version and keep the old one.")
 @json_option
 @store_option
@@ -32,6 +33,7 @@ def import_(
     key: str | None,
     kind: str | None,
     name: str | None,
+    index: str,
     new_version: bool,
     as_json: bool,
     location: str | None,
@@ -47,7 +49,7 @@ def import_(
 
     store = open_at(location)
     target = Key(key or re.sub(r"[^\w\-+.,:=()\[\] ]", "_", file.stem).lstrip("."))
-    dataset = read_file(file, kind, tell=_remark, name=name)
+    dataset = read_file(file, kind, tell=_remark, name=name, index=index)
     with store.transaction(f"import {file.name}") as transaction:
         transaction.write(target, dataset, kind or _kind_of(dataset), new_version=new_version, origin=file_origin(file))
     entry = store.entry(target)

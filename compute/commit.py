@@ -51,6 +51,22 @@ class RunTransaction(Transaction):
             key, dataset, kind, run=run, new_version=new_version, storage=Storage(growing=growing and bool(kind.grows))
         )
 
+    def verify(self, key: str, digest: str) -> None:
+        """Give up where the newest version of a key has not come out with this digest."""
+
+        def check(work: Work) -> None:
+            found = work.catalogue.newest(key).digest
+            if found != digest:
+                raise ComputeFailed(
+                    "Data that were taken over do not come out as they were recorded.",
+                    key=key,
+                    expected=digest[:16],
+                    found=found[:16],
+                    hint="nothing was changed; run `h5ml audit`, or take another root key",
+                )
+
+        self._operations.append(check)
+
     def done(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> None:
         """Record the end of a run, with the references of its outputs as this transaction leaves them."""
 

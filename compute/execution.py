@@ -65,6 +65,8 @@ class Setting:
         Where the module reports.
     logger : logging.Logger
         For messages to the user.
+    owned : bool
+        Whether the run was begun already, and this goes on with it.
     base : mapping or None
         For a worker: what of each output lies in the main store already, by output and dimension.
     """
@@ -72,6 +74,7 @@ class Setting:
     stop: Stop = field(default_factory=Stop)
     progress: Progress = no_progress
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("h5ml"))
+    owned: bool = False
     base: Mapping[str, Mapping[str, int]] | None = None
 
 
@@ -158,7 +161,7 @@ class Execution:
             started=previous.started if previous is not None else now(),
             wall_s=previous.wall_s if previous is not None else 0.0,
             cpu_s=previous.cpu_s if previous is not None else 0.0,
-            resumed=previous.resumed + 1 if previous is not None else 0,
+            resumed=previous.resumed + (not self.setting.owned) if previous is not None else 0,
             continues=self.start.continues,
             parent=plan.parent,
             environment={**facts, "potentials": specs} if specs else facts,
@@ -212,10 +215,9 @@ class Execution:
         """The answer to a request, or the failure of what was asked for, to be raised inside the module."""
         try:
             match request:
-                case Block():
-                    return self._commit(request.data, request.restart, replace=False), None
-                case Replace():
-                    return self._commit(request.data, request.restart, replace=True), None
+                case Block() | Replace():
+                    self._commit(request.data, request.restart, replace=isinstance(request, Replace))
+                    return None, None
                 case Map():
                     return self.requests.map(request), None
                 case Call():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from ..schemas.config import Config
 from ..schemas.errors import H5mlError, InvalidConfig, UnknownKey, WrongKind, nearest
@@ -14,107 +14,10 @@ from ..schemas.run import DataRef
 from ..store.catalogue import Entry
 from ..store.store import Store
 from .identity import run_ids
-from .module import Many, Module, One, Optional, Output, PotentialKind
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from .potentials import Potential
+from .inputs import EngineInput, Input, StoredInput, located
+from .module import InputRef, Many, Module, One, Optional, Output, PotentialKind
 
 InputText = str | Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredInput:
-    """A stored dataset as it was when the run was planned; it can travel to a worker.
-
-    Attributes
-    ----------
-    store : Store
-        Where to read it.
-    ref : DataRef
-        Key, version, kind and digest.
-    sizes : mapping
-        Its dimensions then; records that are appended later do not show.
-    """
-
-    store: Store = field(repr=False)
-    ref: DataRef
-    sizes: Mapping[str, int]
-
-    @classmethod
-    def of(cls, store: Store, entry: Entry) -> StoredInput:
-        """The input that an entry is now."""
-        return cls(store, entry.ref, dict(entry.sizes))
-
-    def load(self) -> xr.Dataset:
-        """The data, read when looked at.
-
-        Raises
-        ------
-        UnknownKey
-            If they are gone by now.
-        """
-        entry = self.store.catalogue.locate(self.ref)
-        if entry is None:
-            raise UnknownKey("An input is gone.", key=f"{self.ref.key}@{self.ref.version}")
-        dataset = self.store.dataset(entry.reference)
-        longer = {dim: size for dim, size in self.sizes.items() if dataset.sizes.get(dim, size) > size}
-        return dataset.isel({dim: slice(0, size) for dim, size in longer.items()}) if longer else dataset
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInput:
-    """A potential that is named as ``engine:method``.
-
-    Attributes
-    ----------
-    spec : str
-        Its text.
-    fingerprint : mapping
-        What its results depend on.
-    trust_pickle : bool
-        Whether files that can run code may be read for it.
-    device : str
-        ``cpu`` or ``cuda``.
-    """
-
-    spec: str
-    fingerprint: Mapping[str, Any]
-    trust_pickle: bool = False
-    device: str = "cpu"
-
-    @classmethod
-    def of(cls, spec: str, *, trust_pickle: bool, device: str) -> EngineInput:
-        """Check a text by making the potential."""
-        from .potentials import resolve_potential
-
-        potential = resolve_potential(spec, trust_pickle=trust_pickle, device=device)
-        return cls(spec, potential.fingerprint(), trust_pickle, device)
-
-    def load(self) -> Potential:
-        """A new, cold potential.
-
-        Raises
-        ------
-        InvalidConfig
-            If it is another one here than where the run was planned.
-        """
-        from .potentials import resolve_potential
-
-        potential = resolve_potential(self.spec, trust_pickle=self.trust_pickle, device=self.device)
-        if potential.fingerprint() != dict(self.fingerprint):
-            raise InvalidConfig(
-                "The potential differs between this process and the one that planned the run.",
-                key=self.spec,
-                expected=dict(self.fingerprint),
-                found=potential.fingerprint(),
-                hint="install the same versions on all workers",
-            )
-        return potential
-
-
-Input = StoredInput | EngineInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,8 +257,6 @@ def _example(wanted: One | Optional | Many) -> str:
 
 def find_call_inputs(plan: Plan, module: Module, inputs: Mapping[str, Any], where: str) -> dict[str, list[Input]]:
     """Inputs of a call: outputs of finished calls, inputs of the calling run, or texts of potentials."""
-    from .module import InputRef
-
     flat: dict[str, list[Any]] = {}
     for name, value in inputs.items():
         items = value if isinstance(value, list | tuple) else [value]
@@ -385,25 +286,9 @@ def _call_input(module: Module, name: str, item: Any, plan: Plan, where: str) ->
     have = found.ref.kind if isinstance(found, StoredInput) else "potential"
     if have != kind.name and not (isinstance(kind, PotentialKind) and have == "checkpoint"):
         raise WrongKind(
-            f"The input {name!r} of a call is of the wrong kind.", key=where, expected=kind.name, found=have
+            f"The input {name!r} of a call is of the wrong kind.",
+            key=where,
+            expected=kind.name,
+            found=have,
         )
     return found
-
-
-def located(output: Output) -> StoredInput:
-    """The stored dataset behind an output of a finished call."""
-    source = output.load
-    if not isinstance(source, StoredOutput):
-        raise InvalidConfig("An output of a call must come from a finished handle.", key=output.location)
-    return source.source
-
-
-@dataclass(frozen=True, slots=True)
-class StoredOutput:
-    """What an ``Output`` loads its data with."""
-
-    source: StoredInput
-
-    def __call__(self) -> xr.Dataset:
-        """The data, read when looked at."""
-        return self.source.load()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import ComputeFailed, H5mlError, Interrupted
 from ..schemas.run import Run
-from ..store.blob import unpack
 from ..store.store import Store
 from .commit import RunTransaction
 from .execution import Execution, Requests, Setting, TaskFailed, now
+from .inputs import StoredInput, StoredOutput
+from .maps import run_map
 from .module import Call, Handle, Map, Output, Progress, Wait
-from .plan import Plan, StoredInput, StoredOutput, find_call_inputs, make_plan
+from .plan import Plan, find_call_inputs, make_plan
 from .registry import Registry
-from .scheduler import Future, Outcome, Scheduler
+from .scheduler import Future, Scheduler
 from .signals import LinkedStop
 from .staging import Committer, Task, work
 from .standing import Elsewhere, Found, Start, look_up
@@ -26,8 +27,6 @@ from .take_over import take_over
 if TYPE_CHECKING:
     import xarray as xr
 
-BATCH_SECONDS = 0.05
-"""Results that arrive within this time are committed together."""
 WAIT_SECONDS = 0.02
 
 
@@ -78,24 +77,6 @@ class Pending:
     twin: Pending | None = None
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Results of a map that wait for their commit."""
-
-    commit: Callable[[dict[int, bytes]], None]
-    items: dict[int, bytes] = field(default_factory=dict)
-    since: float = field(default_factory=time.monotonic)
-
-    def add(self, index: int, blob: bytes) -> None:
-        self.items[index] = blob
-
-    def flush(self, *, now: bool) -> None:
-        if self.items and (now or time.monotonic() - self.since >= BATCH_SECONDS):
-            self.commit(self.items)
-            self.items = {}
-            self.since = time.monotonic()
-
-
 class LocalRequests(Requests):
     """Answers of the committing process.
 
@@ -117,8 +98,6 @@ class LocalRequests(Requests):
         self._given_up = LinkedStop(self._setting.stop)
         self._threads: ThreadPoolExecutor | None = None
 
-    # --- maps ----------------------------------------------------------------------------------------------------
-
     def map(self, request: Map) -> list[xr.Dataset]:
         """Compute what is not stashed yet, and commit results as they arrive."""
         if request.name in self._maps:
@@ -129,49 +108,7 @@ class LocalRequests(Requests):
                 hint="name them: Map(function, items, name=...)",
             )
         self._maps.add(request.name)
-        results = self._store.stashed(self._plan.run_id, request.name)
-        total = len(request.items)
-        todo = [(index, request.items[index]) for index in range(total) if index not in results]
-        failures: dict[int, str] = {}
-        batch = _Batch(lambda items: self._stash(request.name, items))
-        try:
-            for arrived in self._services.scheduler.map(request.function, todo):
-                self._sort(arrived, results, failures, batch)
-                batch.flush(now=False)
-                self._setting.progress(len(results) + len(failures), total, request.name)
-                self.poll()
-                if self._setting.stop():
-                    raise self._setting.stop.error(self._plan.root_key)
-        finally:
-            batch.flush(now=True)
-        if failures:
-            raise self._failed(request.name, failures, total)
-        return [results[index] for index in range(total)]
-
-    @staticmethod
-    def _sort(
-        arrived: list[tuple[int, Outcome]], results: dict[int, xr.Dataset], failures: dict[int, str], batch: _Batch
-    ) -> None:
-        for index, (blob, message) in arrived:
-            if blob is None:
-                failures[index] = message
-            else:
-                results[index] = unpack(blob)
-                batch.add(index, blob)
-
-    def _stash(self, name: str, items: Mapping[int, bytes]) -> None:
-        with RunTransaction(self._store, f"{self._plan.module.name} {self._plan.root_key}: {name}") as transaction:
-            transaction.stash(self._plan.run_id, name, items)
-
-    def _failed(self, name: str, failures: Mapping[int, str], total: int) -> TaskFailed:
-        first = min(failures)
-        others = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
-        return TaskFailed(
-            f"Item {first} of the map {name!r} failed{others} (of {total}).",
-            key=self._plan.root_key,
-            found="; ".join(f"item {index}: {failures[index]}" for index in sorted(failures)[:3]),
-            hint="the results of the other items are kept; a new run computes the failed ones again",
-        )
+        return run_map(self._execution, request, self._services.scheduler, self.poll)
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -303,13 +240,13 @@ class LocalRequests(Requests):
 
     def _look_after(self, pending: Pending) -> None:
         if pending.twin is not None:
-            if pending.twin.ended:
-                pending.twin, error = None, pending.twin.error
-                if error is None:
-                    self._begin(pending)
-                else:
-                    pending.error = error
-                    self._end(pending)
+            twin = pending.twin
+            if twin.ended and twin.error is None:
+                pending.twin = None
+                self._begin(pending)
+            elif twin.ended:
+                pending.error = twin.error
+                self._end(pending)
             return
         future = pending.future
         over = future is None or future.done()

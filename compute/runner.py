@@ -185,6 +185,7 @@ def execute_plan(plan: Plan, services: Services, setting: Setting, owned: bool) 
         return standing.run
     if isinstance(standing, Elsewhere):
         return take_over(store, plan, standing)
+    setting.owned = owned
     return Execution(store, plan, standing, setting, lambda execution: LocalRequests(execution, services)).run()
 
 

@@ -105,7 +105,8 @@ class Dask(Scheduler):
                 n_workers=_count(address),
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=50,
                 env=THREADS,
             )
@@ -122,7 +123,8 @@ class Dask(Scheduler):
         self, function: Callable[[Any], Any], items: Iterable[tuple[int, Any]]
     ) -> Iterator[list[tuple[int, Outcome]]]:
         """Keep the workers busy with items, a bounded number ahead."""
-        waiting, pending = iter(items), {}
+        waiting = iter(items)
+        pending: dict[Any, int] = {}
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         ahead = max(16, 4 * self.workers)
         try:

@@ -77,8 +77,8 @@ def interruptible() -> Iterator[Stop]:
     before: dict[int, Any] = {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, stop.handle)
+            before[int(number)] = signal.signal(number, stop.handle)
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for installed, handler in before.items():
+            signal.signal(installed, handler if handler is not None else signal.SIG_DFL)

@@ -207,7 +207,7 @@ def _collect_rows(
     lead = dims[0]
     if not 0 <= first[lead] <= entry.sizes[lead]:
         return None
-    count = entry.sizes[lead] - first[lead]
+    count = int(entry.sizes[lead]) - int(first[lead])
     if mine is not None and not count:
         return 0
     part = picture.datasets[name].isel({dim: slice(first[dim], entry.sizes[dim]) for dim in dims})

@@ -26,10 +26,21 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """The result lies elsewhere in the store and can be taken over."""
+    """The result lies elsewhere in the store and can be taken over.
+
+    Attributes
+    ----------
+    run : Run
+        The run that made it.
+    entries : mapping
+        Where its outputs lie.
+    extends : str or None
+        Id of a shorter run that lies at the root, whose data are the first part of these.
+    """
 
     run: Run
     entries: Mapping[str, Entry]
+    extends: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +131,13 @@ def _look_up(store: Store, plan: Plan, *, owned: bool) -> Standing:
             return Found(as_found(run, plan, newest))
         found = _elsewhere(catalogue, run, plan)
         if found is not None:
-            _check_free(catalogue, plan, newest, {run.id})
-            return Elsewhere(run, found)
+            own = {run.id}
+            makers = {entry.run for entry in newest.values()} - own
+            shorter = _shorter(catalogue, plan, makers, newest, owned=owned) if makers else None
+            if shorter is not None and not plan.new_version:
+                own |= set(chain(catalogue, shorter.id))
+            _check_free(catalogue, plan, newest, own)
+            return Elsewhere(run, found, shorter.id if shorter is not None else None)
         _check_complete(run, plan, newest)
         run = None
     return _start(store, plan, run, newest, owned=owned)
@@ -270,19 +286,18 @@ def differences(run: Run, plan: Plan) -> list[str]:
     if run.module_version != plan.module.version:
         said.append(f"module version {run.module_version}, now {plan.module.version}")
     settings = plan.config.canonical()
-    for name in sorted({*run.config, *settings}):
-        if run.config.get(name) != settings.get(name):
-            said.append(f"{name} = {run.config.get(name)}, now {settings.get(name)}")
-    refs, engines = plan.refs(), plan.engines()
-    for name in sorted({*run.inputs, *refs}):
-        if [r.digest for r in run.inputs.get(name, [])] != [r.digest for r in refs.get(name, [])]:
-            said.append(f"the input {name} changed")
-    for name in sorted({*run.engines, *engines}):
-        if run.engines.get(name) != engines.get(name):
-            said.append(f"the potential {name} changed")
+    said += [f"{name} = {old}, now {new}" for name, old, new in _changed(run.config, settings)]
+    before, after = ({n: [r.digest for r in refs] for n, refs in found.items()} for found in (run.inputs, plan.refs()))
+    said += [f"the input {name} changed" for name, _, _ in _changed(before, after)]
+    said += [f"the potential {name} changed" for name, _, _ in _changed(run.engines, plan.engines())]
     if run.seed != plan.seed:
         said.append(f"seed = {run.seed}, now {plan.seed}")
     return said
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted({*old, *new})
+    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
 def _busy(run: Run, plan: Plan) -> H5mlError:

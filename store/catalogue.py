@@ -338,7 +338,7 @@ class Catalogue:
             tags.append(event["tag"])
 
     def _note(self, event: Event, commit: Commit) -> None:
-        note = {"time": commit.time, "author": event.get("author", ""), "text": event["text"]}
+        note = {"time": event.get("time", commit.time), "author": event.get("author", ""), "text": event["text"]}
         self.entries[event["key"]][event["version"]].notes.append(note)
 
 

@@ -21,8 +21,12 @@ MERGE_EVERY_S = 0.25
 """Commits that follow each other faster are merged into the data file together, this long after the first."""
 RETRY_S = 1.0
 """How soon to try again when a reader keeps the file open."""
-_PATIENCE_S = 0.05
-"""How long a commit waits for readers that only open the file for a moment."""
+_PATIENCE_S = (0.05, 0.02)
+"""How long a merge waits for readers that only open the file for a moment: first, and after a vain attempt."""
+_VAIN_WARN = 4
+"""After so many vain attempts, say who has the file open."""
+_VAIN_MANY = 20
+"""After so many, only try now and then."""
 _WAL_BYTES = 32 * 1024 * 1024
 """The redo log is merged at this length in any case."""
 
@@ -47,7 +51,7 @@ class Keeper:
         self._session: Session | None = None
         self._timer: threading.Timer | None = None
         self._merged = 0.0
-        self._warned = False
+        self._vain = 0
         self._writing = False
 
     @contextlib.contextmanager
@@ -152,9 +156,7 @@ class Keeper:
         session.commit()
         now = time.monotonic()
         if now - self._merged >= MERGE_EVERY_S or session.paged.log_bytes > _WAL_BYTES:
-            session.apply(0.0 if self._warned else _PATIENCE_S)
-            self._merged = time.monotonic()
-            self._warn(session)
+            self._try_merge(session)
 
     def roll_back(self, session: Session) -> None:
         """Forget what was not committed; a session that cannot go on is dropped."""
@@ -164,20 +166,23 @@ class Keeper:
             _LOGGER.debug("the open file is dropped: %s", error)
             self.drop()
 
-    def _warn(self, session: Session) -> None:
-        """Say once that a reader keeps commits waiting."""
-        message = session.paged.waiting_message()
-        if message and not self._warned:
-            _LOGGER.warning("%s; they are durable and are merged when it is closed", message)
-        self._warned = bool(message)
-
     # ---- merging later
 
-    def _remind(self, delay_s: float = MERGE_EVERY_S) -> None:
+    def _try_merge(self, session: Session) -> None:
+        """Merge, with less patience the longer a reader has kept the file open; say so once."""
+        patience = _PATIENCE_S[0] if not self._vain else _PATIENCE_S[1] if self._vain < _VAIN_MANY else 0.0
+        done = session.apply(patience)
+        self._merged = time.monotonic()
+        self._vain = 0 if done else self._vain + 1
+        if self._vain == _VAIN_WARN:
+            message = session.paged.waiting_message()
+            _LOGGER.warning("%s; they are durable and are merged when it is closed", message)
+
+    def _remind(self) -> None:
         """See to it that waiting commits are merged soon, even if no other transaction comes."""
         session = self._session
         if self._timer is None and session is not None and session.writable and session.paged.pending:
-            self._timer = threading.Timer(RETRY_S if self._warned else delay_s, self._merge)
+            self._timer = threading.Timer(RETRY_S if self._vain >= _VAIN_MANY else MERGE_EVERY_S, self._merge)
             self._timer.daemon = True
             self._timer.start()
 
@@ -191,9 +196,7 @@ class Keeper:
             with contextlib.suppress(LockTimeout, OSError), WriterLock(self.path, 0.0):
                 with session.locked() as current:
                     if current:
-                        session.apply(0.0 if self._warned else _PATIENCE_S)
-                        self._merged = time.monotonic()
-                        self._warn(session)
+                        self._try_merge(session)
                 if not current:
                     self.drop()
             self._remind()

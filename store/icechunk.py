@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..schemas.errors import H5mlError, KeyTaken, LockTimeout, NotAStore, StoreDamaged, StoreWriteFailed
 from .engine import Engine, Reader, RowReader, Writer
-from .icechunk_chunks import Rows
+from .icechunk_chunks import Rows, wait
 from .icechunk_folder import NewFiles, check_locks, nbytes, publish, sync_tree
 from .icechunk_location import BRANCH, REFERENCE, meaning, parse_location, translated
 from .icechunk_view import Change, Nodes, View
@@ -140,7 +140,11 @@ class IcechunkEngine(Engine):
         """The groups of a snapshot; those of the last one asked for are kept."""
         listed = self._listed
         if listed is None or listed[0] != snapshot:
-            listed = self._listed = (snapshot, Nodes(repo.inspect_snapshot(snapshot, pretty=False)))
+
+            async def inspect() -> str:  # the call that is not async keeps Python's global lock over the network
+                return await repo.inspect_snapshot_async(snapshot, pretty=False)
+
+            listed = self._listed = (snapshot, Nodes(wait(inspect())))
         return listed[1]
 
     def state(self) -> Hashable:

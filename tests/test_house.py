@@ -54,16 +54,9 @@ def allowed(path: Path, target: str) -> bool:
 RUNNERS = {
     f"compute/{name}"
     for name in (
-        "runner",
-        "scheduler",
-        "registry",
-        "identity",
-        "execution",
-        "campaign",
-        "replay",
-        "staging",
-        "__init__",
-    )
+        "__init__ campaign commit execution identity plan registry replay requests runner scheduler signals staging "
+        "standing take_over"
+    ).split()
 }
 
 

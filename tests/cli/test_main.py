@@ -7,20 +7,23 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-
 from h5ml.cli import main as cli_main
 from h5ml.cli.common import H5mlCommand
 from h5ml.cli.lazy import Lazy, LazyGroup
 from h5ml.cli.main import COMMANDS, EPILOG, cli, ending
 from h5ml.schemas import errors
 
-ASKED_FOR = """init import export ls tree show query du log copy mv tag note rm purge gc compact unlock upgrade compute run
-audit lineage diff replay plot kinds modules config""".split()
+ASKED_FOR = {
+    *("init", "import", "export", "ls", "tree", "show", "query", "du", "log", "copy", "mv", "tag", "note", "rm"),
+    *("purge", "gc", "compact", "unlock", "upgrade", "compute", "run", "audit", "lineage", "diff", "replay", "plot"),
+    *("kinds", "modules", "config"),
+}
 HEAVY = {"numpy", "xarray", "ase", "torch", "dask", "matplotlib", "rich", "h5py", "zarr", "pydantic", "yaml", "blake3"}
 
 
 def test_all_commands_are_there_and_no_others() -> None:
-    assert sorted(row.name for row in COMMANDS) == sorted(ASKED_FOR)
+    assert {row.name for row in COMMANDS} == ASKED_FOR
+    assert len(COMMANDS) == len(ASKED_FOR)
 
 
 @pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
@@ -84,8 +87,11 @@ def _failing(error: BaseException) -> LazyGroup:
 
 @pytest.mark.parametrize(
     "error",
-    [c("what is wrong", key="a/b", hint="do this") for c in vars(errors).values()
-     if isinstance(c, type) and issubclass(c, errors.H5mlError)],
+    [
+        c("what is wrong", key="a/b", hint="do this")
+        for c in vars(errors).values()
+        if isinstance(c, type) and issubclass(c, errors.H5mlError)
+    ],
     ids=lambda e: type(e).__name__,
 )
 def test_every_error_becomes_a_message_and_its_exit_code(error: errors.H5mlError) -> None:
@@ -106,9 +112,18 @@ def test_an_unexpected_error_is_short_and_says_where_its_traceback_is(tmp_path: 
     assert "Traceback" in file.read_text()
 
 
-def test_an_error_of_the_hdf5_library_means_a_damaged_file() -> None:
-    from h5ml.cli.common import is_damage
+def test_an_error_of_the_hdf5_library_means_a_damaged_file(tmp_path: Path) -> None:
+    import h5ml.store.store
+    from h5ml.cli.common import is_damage, unexpected
 
+    (tmp_path / "x.h5").write_bytes(b"no HDF5")
+    source = compile("import h5py\ndef read(path): h5py.File(path)", h5ml.store.store.__file__, "exec")
+    names: dict = {}
+    exec(source, names)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        names["read"](tmp_path / "x.h5")
+    assert is_damage(caught.value)
+    assert unexpected(caught.value) == 7
     assert not is_damage(ValueError("x"))
 
 

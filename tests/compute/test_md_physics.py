@@ -138,16 +138,16 @@ def maximum_likelihood_slope(first: np.ndarray, second: np.ndarray) -> tuple[flo
     return fit(first, second), float(np.std(draws))
 
 
-def check_pressure(found: xr.Dataset, target_GPa: float) -> None:
+def check_pressure(found: xr.Dataset, target_GPa: float, temperature: float = FLUID_T) -> None:
     pressure = found["pressure"].values
-    assert abs(pressure.mean() - target_GPa) < 4.0 * standard_error(pressure) + 1e-4
+    assert abs(pressure.mean() - target_GPa) < 4.0 * standard_error(pressure) + 1e-3
     # the virial of the volume: <P V> = P0 <V> - kT for the conserved total momentum (3N - 3 degrees of freedom)
     work = (pressure * units.GPa - target_GPa * units.GPa) * found["volume"].values
-    assert abs(work.mean() + units.kB * FLUID_T) < 4.0 * standard_error(work)
+    assert abs(work.mean() + units.kB * temperature) < 4.0 * standard_error(work)
 
 
 def test_pressure_of_the_isotropic_barostat():
-    check_pressure(sample("mtk_isotropic", 20.0, pressure_GPa=0.3), 0.3)
+    check_pressure(sample("mtk_isotropic", 14.0, pressure_GPa=0.3), 0.3)
 
 
 @pytest.mark.long
@@ -156,31 +156,45 @@ def test_pressure_of_the_isotropic_barostat_long(target):
     check_pressure(sample("mtk_isotropic", 300.0, pressure_GPa=target), target)
 
 
-@pytest.mark.parametrize("length", [24.0, pytest.param(200.0, marks=pytest.mark.long)])
+class Argon(PairCalculator):
+    """Lennard-Jones argon, cut and shifted in energy and force."""
+
+    default_parameters = {"rc": 6.5, "sigma": 3.4, "epsilon": 0.0104}  # noqa: RUF012
+
+    def pair(self, distance: Any) -> tuple[Any, Any]:
+        at_cutoff = self._plain(np.array(float(self.parameters.rc)))
+        energy, slope = self._plain(distance)
+        return energy - at_cutoff[0] - at_cutoff[1] * (distance - self.parameters.rc), slope - at_cutoff[1]
+
+    def _plain(self, distance: Any) -> tuple[Any, Any]:
+        power = (self.parameters.sigma / distance) ** 6
+        energy = 4.0 * self.parameters.epsilon
+        return energy * (power**2 - power), -6.0 * energy * (2.0 * power**2 - power) / distance
+
+
+@pytest.mark.parametrize("length", [14.0, pytest.param(150.0, marks=pytest.mark.long)])
 def test_full_barostat_keeps_a_crystal_at_its_pressure(length):
-    crystal = bulk("Ar", "fcc", a=5.3, cubic=True).repeat((2, 1, 1))
     config = MolecularDynamics(
         ensemble="NPT",
         supercell_radius=None,
         time_step_fs=4.0,
         sampling_interval_fs=40.0,
         time_total_fs=1000.0 * length,
-        time_equilibration_fs=4000.0,
+        time_equilibration_fs=2000.0,
         temperature_K=30.0,
-        pressure_GPa=0.2,
+        pressure_GPa=0.1,
         block_frames=100,
-        barostat_time_fs=400.0,
     )
-    run = drive(config, crystal, "harmonic:springs?k=0.5&r0=3.75&rc=4.9", seed=3)
+    crystal = bulk("Ar", "fcc", a=5.3, cubic=True).repeat((2, 1, 1))
+    run = drive(config, crystal, Potential("argon", "argon", Argon, {}), seed=3)
     assert run.error is None
     found = run.trajectory.isel(frame=run.trajectory["equilibration"].values == 0)
-    pressure = found["pressure"].values
-    assert abs(pressure.mean() - 0.2) < 4.0 * standard_error(pressure)
-    diagonal = found["stress"].values[:, :3]
-    kinetic = 2.0 * found["kinetic_energy"].values / 3.0 / found["volume"].values
-    for axis in range(3):
-        along = (kinetic - diagonal[:, axis]) / units.GPa
-        assert abs(along.mean() - 0.2) < 4.0 * standard_error(along) + 0.01
+    check_pressure(found, 0.1, temperature=30.0)
+    stress = found["stress"].values[:, :3]
+    for axis in range(3):  # every direction for itself; the kinetic part is the same in all
+        kinetic = 2.0 * found["kinetic_energy"].values / 3.0 / found["volume"].values
+        along = (kinetic - stress[:, axis]) / units.GPa
+        assert abs(along.mean() - 0.1) < 4.0 * standard_error(along) + 0.005
     angles = np.array([Atoms(cell=c).cell.angles() for c in found["cell"].values])
     np.testing.assert_allclose(angles.mean(axis=0), 90.0, atol=2.0)
     assert np.ptp(angles) > 0.1  # the shape moves
@@ -195,7 +209,7 @@ class IdealGas(PairCalculator):
         return 0.0 * distance, 0.0 * distance
 
 
-@pytest.mark.parametrize("time_ps", [40.0, pytest.param(400.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("time_ps", [30.0, pytest.param(400.0, marks=pytest.mark.long)])
 def test_volume_of_an_ideal_gas(time_ps):
     """With the total momentum at zero, P(V) ~ V**(N-1) exp(-P V / kT): <V> = N kT / P, variance N (kT / P)^2."""
     config = MolecularDynamics(

@@ -47,7 +47,7 @@ def test_atom_counts_of_the_specification(lengths, atoms, general, plain, diagon
 @pytest.mark.parametrize("seed", range(6))
 def test_no_smaller_supercell_exists(seed):
     cell = random_cell(seed)
-    radius = 5.0
+    radius = 4.0
     found = size(find_supercell(cell, radius))
     for n in range(1, found):
         for a, b in product(range(1, n + 1), repeat=2):

@@ -162,7 +162,8 @@ def _main() -> None:
         target = Path(order["folder"]) / f"changed-{offset}-{bits}-{index}.h5"
         change(Path(order["path"]), target, offset, bits)
         report = audit(target)
-        print(json.dumps([finding.record() for finding in report.findings]), flush=True)
+        sys.stdout.write(json.dumps([finding.record() for finding in report.findings]) + "\n")
+        sys.stdout.flush()
         for file in target.parent.glob(target.name + "*"):
             file.unlink()
 

@@ -1,0 +1,281 @@
+"""The campaign file: keys and how each is made, with the lines where it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InvalidConfig, InvalidKey, nearest
+from .key import Key
+
+FILE_NAME = "h5ml.yaml"
+STEP_ENTRIES = ("compute", "seed", "device", "trust_pickle")
+S = TypeVar("S", bound=BaseModel)
+
+
+class Step(BaseModel):
+    """How one key is made.
+
+    Attributes
+    ----------
+    key : str
+        Where it lies: of an import the key itself, of a computation the root key of its outputs.
+    line : int
+        Where the campaign file says so.
+    lines : dict
+        The line of each entry of the step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    key: str
+    line: int = 0
+    lines: dict[str, int] = Field(default_factory=dict)
+
+
+class ImportStep(Step):
+    """A key that is read from a file.
+
+    Attributes
+    ----------
+    file : str
+        Path of the file, relative to the campaign file.
+    kind : str or None
+        What it shall become; by default what the file holds.
+    index : str
+        Which frames, as ASE writes it.
+    trust_pickle : bool
+        Whether files that can run code may be read.
+    """
+
+    file: str = Field(alias="import", min_length=1)
+    kind: str | None = None
+    index: str = ":"
+    trust_pickle: bool = False
+
+
+class ComputeStep(Step):
+    """Keys that a module computes.
+
+    Attributes
+    ----------
+    module : str
+        Its name.
+    seed : int
+        Seed of all random numbers.
+    device : str
+        ``cpu`` or ``cuda``.
+    trust_pickle : bool
+        Whether potentials may be read from files that can run code.
+    options : dict
+        Inputs and settings by name; the module says which is which.
+    """
+
+    module: str = Field(alias="compute", min_length=1)
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    trust_pickle: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Campaign(BaseModel):
+    """A campaign file.
+
+    Attributes
+    ----------
+    path : str or None
+        Where it was read from.
+    store : str
+        The store, relative to the campaign file.
+    scheduler : str or None
+        ``serial``, ``local:N`` or ``tcp://host:port``.
+    steps : dict
+        Key to step, in the order of the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str | None = None
+    store: str = Field(min_length=1)
+    scheduler: str | None = None
+    steps: dict[str, ImportStep | ComputeStep]
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths of the file begin."""
+        return Path(self.path).parent if self.path else Path()
+
+    @property
+    def store_location(self) -> str:
+        """Path or URL of the store."""
+        return self.store if "://" in self.store else str(self.folder / self.store)
+
+    def where(self, step: Step, entry: str | None = None) -> str:
+        """``FILE:LINE`` of a step, or of one of its entries, for messages."""
+        line = step.lines.get(entry, step.line) if entry else step.line
+        return f"{self.path or 'campaign'}:{line}"
+
+
+def load_campaign(path: str | Path) -> Campaign:
+    """Read a campaign file.
+
+    Raises
+    ------
+    InvalidConfig
+        If it has another form; the message gives the line and the nearest valid name.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(
+            "The campaign file cannot be read.",
+            key=path,
+            found=str(error),
+            hint=f"write {FILE_NAME}, or name another with --campaign",
+        ) from None
+    return parse_campaign(text, path)
+
+
+def parse_campaign(text: str, path: str | Path | None = None) -> Campaign:
+    """Read a campaign from its text; see ``load_campaign``."""
+    return _Reader(str(path) if path is not None else None).campaign(text)
+
+
+class _Reader:
+    """Goes through the nodes of a YAML text, so that every error knows its line."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+
+    def wrong(self, message: str, line: int, **facts: Any) -> InvalidConfig:
+        return InvalidConfig(message, key=f"{self.path or 'campaign'}:{line}", **facts)
+
+    def campaign(self, text: str) -> Campaign:
+        import yaml
+
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = mark.line + 1 if mark is not None else 1
+            raise self.wrong(
+                "The campaign file is no valid YAML.", line, found=getattr(error, "problem", None) or str(error)
+            ) from None
+        if root is None:
+            raise self.wrong("The campaign file is empty.", 1, expected="the entries store and steps")
+        top, lines = self.mapping(root, "the campaign")
+        self.known(top, ("store", "scheduler", "steps"), lines, "the campaign")
+        for name in ("store", "steps"):
+            if name not in top:
+                raise self.wrong(f"The entry {name!r} is missing.", 1, expected="the entries store and steps")
+        nodes, step_lines = self.mapping(top["steps"], "steps")
+        steps = {key: self.step(key, node, step_lines[key]) for key, node in nodes.items()}
+        values = {name: self.value(node) for name, node in top.items() if name != "steps"}
+        found: dict[str, Any] = {**values, "path": self.path, "steps": steps}
+        return self.checked(Campaign, found, lines, 1)
+
+    def step(self, key: str, node: Any, line: int) -> ImportStep | ComputeStep:
+        try:
+            Key(key)
+        except InvalidKey as error:
+            raise self.wrong(error.message, line, expected=error.expected, found=error.found) from None
+        nodes, lines = self.mapping(node, key)
+        values = {name: self.value(item) for name, item in nodes.items()}
+        facts = {"key": key.strip("/"), "line": line, "lines": lines}
+        if ("import" in values) == ("compute" in values):
+            close = next((hint for name in values if (hint := nearest(name, ("import", "compute")))), None)
+            raise self.wrong(
+                f"The step {key} does not say how it is made.",
+                line,
+                expected="import: FILE or compute: MODULE",
+                found=", ".join(values) or "nothing",
+                hint=close,
+            )
+        if "import" in values:
+            self.known(values, ("import", "kind", "index", "trust_pickle"), lines, f"the step {key}")
+            return self.checked(ImportStep, {**values, **facts}, lines, line)
+        own: dict[str, Any] = {name: values.pop(name) for name in STEP_ENTRIES if name in values}
+        return self.checked(ComputeStep, {**own, **facts, "options": values}, lines, line)
+
+    def mapping(self, node: Any, what: str) -> tuple[dict[str, Any], dict[str, int]]:
+        """Entries of a mapping node by name, and their lines."""
+        import yaml
+
+        if not isinstance(node, yaml.MappingNode):
+            raise self.wrong(
+                f"There must be names and values under {what}.",
+                node.start_mark.line + 1,
+                expected="a mapping (name: value)",
+                found=str(self.value(node)),
+            )
+        entries: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for name_node, value_node in node.value:
+            name, line = str(self.value(name_node)), name_node.start_mark.line + 1
+            if name in entries:
+                raise self.wrong(
+                    f"The name {name!r} stands twice under {what}.", line, found=f"the first at line {lines[name]}"
+                )
+            entries[name], lines[name] = value_node, line
+        return entries, lines
+
+    def value(self, node: Any) -> Any:
+        """The plain value of a node."""
+        import yaml
+
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_document(node)
+        except yaml.YAMLError as error:
+            raise self.wrong("A value cannot be read.", node.start_mark.line + 1, found=str(error)) from None
+        finally:
+            loader.dispose()
+
+    def known(self, entries: Mapping[str, Any], names: tuple[str, ...], lines: Mapping[str, int], what: str) -> None:
+        for name in entries:
+            if name not in names:
+                raise self.wrong(
+                    f"There is no entry {name!r} in {what}.",
+                    lines[name],
+                    expected=", ".join(names),
+                    found=name,
+                    hint=nearest(name, names),
+                )
+
+    def checked(self, model: type[S], values: dict[str, Any], lines: Mapping[str, int], line: int) -> S:
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else ""
+            raise self.wrong(
+                f"The entry {name!r} is not valid.",
+                lines.get(name, line),
+                expected=first["msg"],
+                found=repr(first.get("input"))[:200],
+            ) from None
+
+
+def find_step(campaign: Campaign, key: str) -> ImportStep | ComputeStep:
+    """The step that makes a key, or an output below its root key.
+
+    Raises
+    ------
+    InvalidConfig
+        If there is none; the message names the nearest.
+    """
+    wanted = Key(key)
+    for root, step in campaign.steps.items():
+        if wanted.is_under(root):
+            return step
+    raise InvalidConfig(
+        "The campaign has no step for this key.",
+        key=key,
+        expected=", ".join(campaign.steps) or "steps",
+        found=key,
+        hint=nearest(key, campaign.steps) or f"add it to {campaign.path or FILE_NAME}",
+    )
