@@ -146,10 +146,26 @@ def find_location(location: str | None, campaign: str | None = None) -> str:
 
 
 def open_at(location: str | None, campaign: str | None = None) -> Store:
-    """Open the store to use, with warnings of its place on stderr."""
+    """Open the store to use; see ``find_location`` and ``open_named``."""
+    return open_named(find_location(location, campaign))
+
+
+def open_named(location: str, *, make: bool = False) -> Store:
+    """Open a store until the end of the command, with warnings of its place on stderr.
+
+    Parameters
+    ----------
+    location : str
+        Path or URL.
+    make : bool
+        Make an empty store where nothing lies yet.
+    """
     from ..store.opening import open_store
 
-    store = open_store(find_location(location, campaign))
+    store = open_store(location, make=make)
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.call_on_close(store.close)
     for text in store.engine.warnings():
         click.echo(f"warning: {text}", err=True)
     return store

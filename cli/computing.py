@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import CAMPAIGN_FILE, KEY, H5mlCommand, command, json_option, open_at, say, store_option
+from .common import CAMPAIGN_FILE, KEY, H5mlCommand, command, json_option, open_at, open_named, say, store_option
 from .options import DashedOption, config_options, given_settings, spellings
 from .output import formula_text, print_json, sizes_text
 
@@ -231,15 +233,17 @@ def run(
     """
     from ..compute.campaign import run_campaign
     from ..schemas.campaign import find_step, load_campaign
-    from ..store.opening import open_store
     from .progress import progress_bar
 
     loaded = load_campaign(campaign)
     if only is not None:
         only = find_step(loaded, only).key
     named, _ = _place(ctx, {"location": location, "campaign": campaign})
-    store = open_store(named or loaded.store_location, make=True)
-    with progress_bar("campaign", quiet=quiet or as_json) as report_progress:
+    place = named or loaded.store_location
+    with (
+        _campaign_store(place, dry_run=dry_run) as store,
+        progress_bar("campaign", quiet=quiet or as_json) as report_progress,
+    ):
         results = run_campaign(
             store,
             loaded,
@@ -250,14 +254,22 @@ def run(
             only=only,
             dry_run=dry_run,
         )
+        digest = store.root_digest
     if as_json:
         print_json([{"key": r.key, "action": r.action, "reason": r.reason, "run": r.run and r.run.id} for r in results])
         return
     count = sum(result.action != "none" for result in results)
-    say(
-        f"{store.location}: {count} of {len(results)} steps {'would be made' if dry_run else 'made'}, root digest "
-        f"{store.root_digest}"
-    )
+    say(f"{place}: {count} of {len(results)} steps {'would be made' if dry_run else f'made, root digest {digest}'}")
+
+
+@contextmanager
+def _campaign_store(location: str, *, dry_run: bool) -> Iterator[Store]:
+    """The store of a campaign, made where nothing lies yet; a dry run looks at an empty one elsewhere instead."""
+    if dry_run and "://" not in location and not Path(location).exists():
+        with tempfile.TemporaryDirectory(prefix="h5ml-") as folder:
+            yield open_named(str(Path(folder) / "empty.h5"), make=True)
+    else:
+        yield open_named(location, make=not dry_run)
 
 
 class _Told:

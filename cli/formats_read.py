@@ -19,7 +19,10 @@ NETCDF_SUFFIXES = frozenset({".nc", ".nc4", ".cdf", ".netcdf"})
 DATABASE_SUFFIXES = frozenset({".db", ".aselmdb"})
 REFUSED_SUFFIXES = frozenset({".pkl", ".pickle", ".pckl", ".pt", ".pth", ".model", ".npz"})
 LABEL_NAMES = ("label", "name", "config_type")
-_STANDARD_ARRAYS = frozenset({"numbers", "positions", "momenta", "masses", "forces", "force", "tags"})
+_STANDARD_ARRAYS = frozenset(
+    {"numbers", "positions", "momenta", "masses", "forces", "force", "tags", "spacegroup_kinds"}
+)
+_NOISE = frozenset({"spacegroup", "unit_cell", "occupancy"})  # ASE's reader of CIF leaves these behind
 _MASS_TOLERANCE = 1e-6
 
 Tell = Callable[[str], None]
@@ -192,7 +195,7 @@ def structures(images: Sequence[Atoms], *, tell: Tell = _silent) -> xr.Dataset:
     values |= _extra_info(images, used, tell) | _extra_arrays(images, tell)
     if any(atoms.constraints for atoms in images):
         tell("constraints are not kept in a store (give them to the module: --fixed-atoms)")
-    return STRUCTURES.dataset(values)
+    return STRUCTURES.dataset(values, {"kind": "structures"})
 
 
 def _masses(images: Sequence[Atoms]) -> np.ndarray[Any, Any] | None:
@@ -239,7 +242,7 @@ def _result(atoms: Atoms, name: str) -> Any:
 
 def _extra_info(images: Sequence[Atoms], used: set[str], tell: Tell) -> dict[str, Any]:
     """Numbers and texts of ``atoms.info`` that every image has, as variables along the frames."""
-    names = list(dict.fromkeys(str(name) for atoms in images for name in atoms.info if name not in used))
+    names = list(dict.fromkeys(str(name) for atoms in images for name in atoms.info if name not in used | _NOISE))
     found: dict[str, Any] = {}
     for name in names:
         values = [atoms.info.get(name) for atoms in images]
@@ -253,7 +256,7 @@ def _extra_info(images: Sequence[Atoms], used: set[str], tell: Tell) -> dict[str
             found[name] = (("frame",), array.astype(kind), {})
         elif good and all(isinstance(v, str) for v in values):
             found[name] = (("frame",), np.array(values, dtype=object), {})
-        elif name not in ("spacegroup", "unit_cell", "occupancy"):
+        else:
             tell(f"{name!r} is left out: it is not a number or a text in every structure")
     return found
 
@@ -271,6 +274,6 @@ def _extra_arrays(images: Sequence[Atoms], tell: Tell) -> dict[str, Any]:
             dims = ("atom", f"{name}_component")[: 1 + len(next(iter(shapes)))]
             values = np.concatenate([a for a in arrays if a is not None])
             found[name] = (dims, values.astype(np.float64 if "f" in kinds else np.int64), {})
-        elif name != "spacegroup_kinds":
+        else:
             tell(f"the atoms' {name!r} is left out: it is not an array of numbers in every structure")
     return found

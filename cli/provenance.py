@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import KEY, command, find_location, json_option, open_at, say, store_option
+from .common import KEY, command, find_location, json_option, open_at, open_named, say, store_option
 from .lazy import settings
 from .output import print_json
 
@@ -208,3 +208,59 @@ def _replay_record(done: Replay, *, accepted: bool) -> dict[str, Any]:
         "outputs": outputs,
         "restored": done.restored,
     }
+
+
+# --- diff --------------------------------------------------------------------------------------------------------
+
+
+@command("diff", "Compare two keys or two versions of one.")
+@click.argument("first", type=KEY)
+@click.argument("second", type=KEY)
+@click.option("--other", metavar="PATH", help="The store of SECOND, where it is another one.")
+@json_option
+@store_option
+def diff(first: str, second: str, other: str | None, as_json: bool, location: str | None) -> int:
+    """Compare FIRST and SECOND (KEY or KEY@VERSION): values, attributes, settings, inputs and engines.
+
+    Exit code 0 where the contents are the same, 1 where they differ.
+    """
+    from ..store.diff import diff as compare
+
+    found = compare(open_at(location), first, second, other=open_named(other) if other else None)
+    if as_json:
+        print_json(found.record())
+    else:
+        say(found.text())
+    return 0 if found.equal else 1
+
+
+# --- standards of provenance -------------------------------------------------------------------------------------
+
+
+def export_provenance(store: Store, key: str | None, prov: Path | None, crate: Path | None, *, force: bool) -> None:
+    """Write PROV-JSON and an RO-Crate of a key, or of the whole store.
+
+    Raises
+    ------
+    InvalidConfig
+        If the file for PROV-JSON exists and ``force`` is not given.
+    KeyTaken
+        If the folder for the crate is not empty.
+    """
+    from ..schemas.errors import InvalidConfig, StoreWriteFailed
+    from ..store.provenance import export_crate, prov_json
+
+    keys = [key] if key else None
+    if prov is not None and prov.exists() and not force:
+        raise InvalidConfig("The file exists.", key=prov, hint="take another name, or add --force")
+    try:
+        if prov is not None:
+            prov.write_text(prov_json(store, keys) + "\n", encoding="utf-8")
+            say(f"{prov}: provenance of {key or 'the whole store'} as W3C PROV-JSON")
+        if crate is not None:
+            export_crate(store, crate, keys)
+            say(f"{crate}: {key or 'the whole store'} with its provenance as an RO-Crate")
+    except OSError as error:
+        if isinstance(error, StoreWriteFailed):
+            raise
+        raise StoreWriteFailed("This cannot be written.", key=prov or crate, found=error.strerror or error) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import KEY, command, find_location, json_option, open_at, say, store_option
+from .common import KEY, command, find_location, json_option, open_at, open_named, say, store_option
 from .output import byte_text, print_json, print_table
 
 
@@ -33,14 +33,13 @@ def copy(
     what is there already is passed over. A colleague's whole store is merged by naming no key.
     """
     from ..store.maintenance import copy as copy_keys
-    from ..store.opening import open_store
     from .progress import progress_bar
 
-    origin = open_store(source)
+    origin = open_named(source)
     with progress_bar("copy", quiet=quiet or as_json) as report_progress:
         report = copy_keys(
             origin,
-            open_store(target, make=True),
+            open_named(target, make=True),
             keys or None,
             ancestors=ancestors,
             versions=versions,

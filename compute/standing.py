@@ -128,7 +128,7 @@ def _look_up(store: Store, plan: Plan, *, owned: bool) -> Standing:
         raise _busy(run, plan)
     if run is not None and run.status == "done":
         if _is_hit(catalogue, run, newest, plan):
-            return Found(as_found(run, plan, newest))
+            return Found(as_found(catalogue, run, plan, newest))
         found = _elsewhere(catalogue, run, plan)
         if found is not None:
             own = {run.id}
@@ -138,7 +138,8 @@ def _look_up(store: Store, plan: Plan, *, owned: bool) -> Standing:
                 own |= set(chain(catalogue, shorter.id))
             _check_free(catalogue, plan, newest, own)
             return Elsewhere(run, found, shorter.id if shorter is not None else None)
-        _check_complete(run, plan, newest)
+        if not any(run.id in chain(catalogue, entry.run)[1:] for entry in newest.values()):
+            _check_complete(run, plan, newest)
         run = None
     return _start(store, plan, run, newest, owned=owned)
 
@@ -215,12 +216,20 @@ def _is_hit(catalogue: Catalogue, run: Run, newest: Mapping[str, Entry], plan: P
     )
 
 
-def as_found(run: Run, plan: Plan, newest: Mapping[str, Entry]) -> Run:
-    """The record of a run as it stands at this root: its own, or a copy that says where it was taken over from."""
-    if run.root_key == plan.root_key:
-        return run
+def as_found(catalogue: Catalogue, run: Run, plan: Plan, newest: Mapping[str, Entry]) -> Run:
+    """The record of a run as it stands at a root: itself, or a copy that says where it was taken over from."""
     outputs = {name: newest[name].ref for name in run.outputs}
-    return run.model_copy(update={"root_key": str(plan.root_key), "outputs": outputs, "reused": run.root_key})
+    taken = any("reused" in newest[name].origin for name in outputs)
+    if run.root_key == plan.root_key and outputs == run.outputs and not taken:
+        return run
+    reused = run.reused
+    for name, ref in run.outputs.items():
+        original = catalogue.locate(ref)
+        if "reused" in newest[name].origin:
+            reused = str(newest[name].origin["reused"]).rpartition("@")[0].removesuffix(f"/{name}")
+        elif original is not None and original.reference != newest[name].reference:
+            reused = original.key.removesuffix(f"/{name}")
+    return run.model_copy(update={"root_key": str(plan.root_key), "outputs": outputs, "reused": reused})
 
 
 def _elsewhere(catalogue: Catalogue, run: Run, plan: Plan) -> dict[str, Entry] | None:

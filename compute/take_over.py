@@ -32,7 +32,7 @@ def take_over(store: Store, plan: Plan, found: Elsewhere) -> Run:
             keys = set(map(plan.key, found.entries))
             if is_left_behind(store.catalogue, found.extends, keys):
                 transaction.forget(found.extends, restart=True)
-    return as_found(found.run, plan, {name: store.entry(plan.key(name)) for name in found.entries})
+    return as_found(store.catalogue, found.run, plan, {name: store.entry(plan.key(name)) for name in found.entries})
 
 
 def _copy(store: Store, transaction: RunTransaction, plan: Plan, found: Elsewhere, key: str, entry: Entry) -> None:

@@ -176,8 +176,9 @@ def _added(entry: Entry, layout: GroupLayout, hasher: DatasetHasher, most: int =
         if len(names) > 40 and count > 1:
             break
         for left_out in combinations(names, count):
-            trial = hasher.copy()
-            trial.headers = {n: h for n, h in hasher.headers.items() if n not in left_out}
+            headers = {n: h for n, h in hasher.headers.items() if n not in left_out}
+            trial = DatasetHasher(headers, hasher.attributes, {n: layout.arrays[n].shape for n in headers})
+            trial.variables = {n: v for n, v in hasher.variables.items() if n in headers}
             if trial.hexdigest(layout.sizes) == entry.digest:
                 return left_out
     return ()

@@ -34,7 +34,7 @@ from .wal import (
 )
 
 _LOGGER = logging.getLogger(__name__)
-_SMALL_TAIL = 128 * 1024
+_SMALL_TAIL = 1 << 20
 """New bytes up to this many go into the log as well, which saves a sync of the data file."""
 _BATCH = 256
 

@@ -182,6 +182,7 @@ class WriterLock:
         try:
             with contextlib.suppress(OSError):
                 self._disk.truncate(fd, 0)
+                self._disk.flock(fd, fcntl.LOCK_UN)  # also for a child that inherited the descriptor by fork
             self._disk.close(fd)
         finally:
             self._threads.release()

@@ -255,10 +255,11 @@ class Work:
         for index, blob in items.items():
             rows.append([name, int(index), size, size + len(blob)])
             size += len(blob)
-        data = np.frombuffer(b"".join(items.values()), dtype=np.uint8)
+        text = b"".join(items.values())
+        data = np.frombuffer(text, dtype=np.uint8)
         self.writer.grow(path, {"byte": size})
         self.writer.write(path, "bytes", data, size - len(data))
-        piece = [size - len(data), size, blake3(data).hexdigest()]
+        piece = [size - len(data), size, blake3(text).hexdigest()]
         self.emit(event_of("stash", id=identity, items=rows, piece=piece))
 
     def forget(self, identity: str, *, restart: bool) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5ml
 import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner, Result
+
+import h5ml
 from h5ml.schemas.kinds import STRUCTURES, TRAJECTORY
 
 UREA_CIF = """data_urea

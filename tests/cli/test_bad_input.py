@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
-import h5ml
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
 from ase import Atoms
+
+import h5ml
 
 from .conftest import make_structures, make_trajectory
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+
 from h5ml.cli import main as cli_main
 from h5ml.cli.common import H5mlCommand
 from h5ml.cli.lazy import Lazy, LazyGroup

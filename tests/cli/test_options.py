@@ -5,6 +5,7 @@ from typing import Any, Literal
 import click
 import pytest
 from click.testing import CliRunner
+
 from h5ml.cli.options import config_options, given_settings
 from h5ml.schemas.config import Config, Field, horizon
 from h5ml.schemas.errors import InvalidConfig

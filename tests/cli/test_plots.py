@@ -3,8 +3,9 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import h5ml
 import pytest
+
+import h5ml
 
 from .conftest import make_trajectory
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import ase.db
 import ase.io
-import h5ml
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+
+import h5ml
 
 from .conftest import UREA_CIF
 

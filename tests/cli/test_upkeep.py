@@ -14,7 +14,7 @@ def test_copy_between_engines_keeps_digests(call, location, tmp_path) -> None:
     assert "2 copied" in text
     mine, other = h5ml.open(location), h5ml.open(tmp_path / "other.icechunk")
     assert other.keys() == mine.keys()
-    for key in mine.keys():
+    for key in mine:
         assert other.entry(key).digest == mine.entry(key).digest
     assert "0 copied" in call("copy", location, "other.icechunk").stdout
 

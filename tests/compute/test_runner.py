@@ -185,8 +185,8 @@ def test_a_moved_result_is_still_a_result(store: Store, log: Path) -> None:
     with store.transaction() as transaction:
         transaction.move("w", "v")
     made = lines(log)
-    assert go(store, "toy_map", "v").status == "done"
-    assert go(store, "toy_map", "w").reused == "w"
+    assert go(store, "toy_map", "v").outputs["squares"].key == "v/squares"
+    assert go(store, "toy_map", "w").reused == "v"
     assert lines(log) == made
 
 
@@ -201,7 +201,7 @@ def test_a_taken_key_is_refused_unless_a_new_version_is_asked_for(store: Store) 
     with pytest.raises(KeyTaken):
         go(store, "toy_map", "m")
     third = go(store, "toy_map", "m", new_version=True)
-    assert third.reused is None  # its own root
+    assert (third.reused, third.outputs["squares"].version) == ("m", 3)
     assert store.entry("m/squares@3").digest == first.outputs["squares"].digest
 
 
@@ -254,7 +254,7 @@ def test_a_failed_run_is_kept_and_goes_on_from_its_restart_state(store: Store, l
     bad.unlink()
     done = go(store, "toy_block", "w", fail_at=10)
     assert (done.status, done.resumed, done.error) == ("done", 1, None)
-    assert lines(log) == [f"block 0 {n}" for n in (4, 8, 12, 16, 20)]
+    assert lines(log) == [f"block 0 0.300000 {n}" for n in (4, 8, 12, 16, 20)]
     straight = go(store, "toy_block", "v")
     assert straight.outputs["series"].digest == done.outputs["series"].digest
 
@@ -264,19 +264,19 @@ def test_blocks_without_restart_state_start_over(store: Store, log: Path, bad: P
         go(store, "toy_block", "w", fail_at=10, restartable=False)
     bad.unlink()
     go(store, "toy_block", "w", fail_at=10, restartable=False)
-    assert lines(log) == [f"block 0 {n}" for n in (4, 8, 4, 8, 12, 16, 20)]
+    assert lines(log) == [f"block 0 0.300000 {n}" for n in (4, 8, 4, 8, 12, 16, 20)]
     assert store.entry("w/series").records == 20
 
 
 def test_a_failing_item_is_named_and_the_others_are_kept(store: Store, log: Path, bad: Path) -> None:
     with pytest.raises(ComputeFailed, match="Item 2 of the map 'squares' failed"):
         go(store, "toy_map", "m", bad=2)
-    assert lines(log).count("item 2") == 2  # tried twice
+    assert lines(log).count("item 2/6") == 2  # tried twice
     assert len(store.stashed(next(iter(store.runs)), "squares")) == 5
     bad.unlink()
     log.write_text("")
     run = go(store, "toy_map", "m", bad=2)
-    assert lines(log) == ["item 2"]
+    assert lines(log) == ["item 2/6"]
     assert store["m/squares"]["square"].values.tolist() == [0, 1, 4, 9, 16, 25]
     assert store.stashed(run.id, "squares") == {}
 
@@ -340,7 +340,7 @@ def test_a_live_run_is_not_run_twice(store: Store, log: Path) -> None:
 
 
 def test_aliveness_knows_a_process_number_that_was_given_to_another() -> None:
-    run = Run(id="a", prefix_id="a", module="m", module_version="1", root_key="r", environment=process())
+    run = Run(id="a", prefix_id="a", module="m", module_version="1", root_key="r", config={}, environment=process())
     assert not is_alive(run)  # this very thread cannot be at it
     assert not is_alive(run.model_copy(update={"environment": {**process(), "pid": 1, "process_started": "7"}}))
     assert not is_alive(run.model_copy(update={"environment": {**process(), "host": "elsewhere"}}))

@@ -66,7 +66,7 @@ class Scale(Config):
 
 def scale(config: Scale, inputs: Mapping[str, Any], context: Context) -> dict[str, xr.Dataset]:
     """Return the scaled series."""
-    note(f"scale {config.factor}")
+    note(f"scale {config.factor} {float(inputs['series']['value'].sum())}")
     time.sleep(config.sleep_s)
     if config.fail:
         raise ValueError("told to fail")
@@ -107,7 +107,7 @@ class Squares(Config):
 
 def square(item: dict[str, Any]) -> xr.Dataset:
     """One item."""
-    note(f"item {item['index']}")
+    note(f"item {item['index']}/{item['count']}")
     time.sleep(item["sleep_s"])
     if item["index"] == item["bad"] and Path(os.environ.get("H5ML_TOY_BAD", "/nowhere")).exists():
         raise ValueError(f"item {item['index']} is bad")
@@ -118,7 +118,7 @@ def squares(
     config: Squares, inputs: Mapping[str, Any], context: Context
 ) -> Generator[Request, Any, dict[str, xr.Dataset]]:
     """Yield one map."""
-    items = [{"index": i, "bad": config.bad, "sleep_s": config.sleep_s} for i in range(config.count)]
+    items = [{"index": i, "count": config.count, "bad": config.bad, "sleep_s": config.sleep_s} for i in range(config.count)]
     results = yield Map(square, items, name="squares")
     return {"squares": xr.concat(results, "row")}
 
@@ -156,7 +156,7 @@ def walk(config: Walk, inputs: Mapping[str, Any], context: Context) -> Generator
             if done + len(values) == config.fail_at and Path(os.environ.get("H5ML_TOY_BAD", "/nowhere")).exists():
                 raise RuntimeError("the walk broke")
         done += len(values)
-        note(f"block {context.seed} {done}")
+        note(f"block {context.seed} {config.start:.6f} {done}")
         context.progress(done, config.n_records, "records")
         restart = xr.Dataset({"value_now": (("record",), [value]), "best": (("record",), [max(best, *values)])})
         yield Block({"series": observables(values)}, restart=restart if config.restartable else None)

@@ -1,0 +1,427 @@
+"""The audit: breaks of the chain, the graph of runs, training sets, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from h5ml.schemas.errors import AuditFailed, NotAStore
+from h5ml.schemas.run import DataRef
+from h5ml.store.audit import CODES, AuditReport, Finding, audit
+from h5ml.store.audit_chain import read_chain
+from h5ml.store.audit_child import audit_isolated
+from h5ml.store.hdf5 import HDF5Engine
+from h5ml.store.log import LOG_PATH, split_lines
+from h5ml.store.prepare import Storage
+from h5ml.store.store import Store
+from h5ml.tests.kits.memory import MemoryEngine
+from h5ml.tests.kits.samples import records, sample
+from h5ml.tests.kits.tamper import rich_store, toy_run
+
+
+@pytest.fixture
+def engine() -> MemoryEngine:
+    return MemoryEngine()
+
+
+@pytest.fixture
+def store(engine: MemoryEngine) -> Store:
+    return Store.make(engine)
+
+
+def found(store: Store, **options: Any) -> list[tuple[str, str | None]]:
+    return [(f.code, f.key) for f in audit(store, **options).findings]
+
+
+# ----------------------------------------------------------------------------- the chain
+
+
+def five_commits(engine: MemoryEngine, store: Store) -> list[bytes]:
+    for i in range(5):
+        store.write(f"keys/number_{i}", sample("table", 2, seed=i), "table")
+    return log_lines(engine)
+
+
+def log_lines(engine: MemoryEngine) -> list[bytes]:
+    return split_lines(engine.groups[LOG_PATH].values["bytes"].tobytes())
+
+
+def put_log(engine: MemoryEngine, lines: list[bytes]) -> Store:
+    engine.groups[LOG_PATH].values["bytes"] = np.frombuffer(b"".join(line + b"\n" for line in lines), np.uint8).copy()
+    return Store(engine)
+
+
+def audited_lines(engine: MemoryEngine, change: Callable[[list[bytes]], list[bytes]]) -> list[Finding]:
+    return read_chain(b"".join(line + b"\n" for line in change(log_lines(engine)))).findings
+
+
+def test_a_whole_chain_has_no_findings(engine: MemoryEngine, store: Store) -> None:
+    chain = read_chain(b"".join(line + b"\n" for line in five_commits(engine, store)))
+    assert chain.findings == []
+    assert chain.verified == [commit.digest for commit in store.commits()]
+    assert sorted(chain.catalogue.entries) == store.keys()
+
+
+def test_a_deleted_commit_is_named_by_its_number(engine: MemoryEngine, store: Store) -> None:
+    five_commits(engine, store)
+    findings = audited_lines(engine, lambda lines: lines[:2] + lines[3:])
+    assert [(f.code, f.commit) for f in findings] == [("commit_missing", 3)]
+    assert "Commit 3 is missing" in findings[0].message
+    first = audited_lines(engine, lambda lines: lines[2:])
+    assert "Commits 1 to 2 are missing" in first[0].message
+
+
+def test_the_keys_of_a_deleted_commit_are_told_as_written_by_hand(engine: MemoryEngine, store: Store) -> None:
+    lines = five_commits(engine, store)
+    damaged = put_log(engine, lines[:2] + lines[3:])
+    assert set(found(damaged)) == {("commit_missing", "keys/number_3"), ("unknown_group", "keys/number_2")}
+
+
+def test_the_last_commits_cut_off_are_found_by_the_noted_root(engine: MemoryEngine, store: Store) -> None:
+    lines, noted = five_commits(engine, store), store.root_digest
+    damaged = put_log(engine, lines[:4])
+    codes = {code for code, _ in found(damaged, root=noted)}
+    assert codes == {"root_not_found", "unknown_group"}
+
+
+def test_reordered_commits(engine: MemoryEngine, store: Store) -> None:
+    lines = five_commits(engine, store)
+    damaged = put_log(engine, [lines[0], lines[2], lines[1], *lines[3:]])
+    report = audit(damaged)
+    assert {f.code for f in report.findings} == {"commit_reordered"}
+    assert {f.commit for f in report.findings} >= {2, 3}
+    assert report.keys == 5
+
+
+def test_a_commit_that_stands_twice(engine: MemoryEngine, store: Store) -> None:
+    five_commits(engine, store)
+    findings = audited_lines(engine, lambda lines: [*lines[:3], lines[2], *lines[3:]])
+    assert [(f.code, f.commit) for f in findings] == [("commit_reordered", 3)]
+
+
+def test_an_edited_commit_names_its_keys(engine: MemoryEngine, store: Store) -> None:
+    lines = five_commits(engine, store)
+    damaged = put_log(engine, [*lines[:1], lines[1].replace(b'"records":2', b'"records":3'), *lines[2:]])
+    assert found(damaged) == [("commit_edited", "keys/number_1")]
+
+
+def test_a_commit_edited_together_with_its_digest(engine: MemoryEngine, store: Store) -> None:
+    from blake3 import blake3
+
+    lines = five_commits(engine, store)
+    body = lines[1].rpartition(b"\t")[0].replace(b'"records":2', b'"records":3')
+    damaged = put_log(engine, [lines[0], body + b"\t" + blake3(body).hexdigest().encode(), *lines[2:]])
+    report = audit(damaged)
+    assert [(f.code, f.key, f.commit) for f in report.findings] == [("commit_replaced", "keys/number_1", 2)]
+    assert "exchanged or edited together with its digest" in report.findings[0].message
+
+
+@pytest.mark.parametrize("where", range(0, 400, 7))
+def test_an_unreadable_line_still_gives_names(engine: MemoryEngine, store: Store, where: int) -> None:
+    lines = five_commits(engine, store)
+    broken = bytearray(lines[2])
+    broken[where % len(broken)] = 0x0A  # a newline in the midst of a line
+    findings = read_chain(b"".join([*(b + b"\n" for b in lines[:2]), bytes(broken) + b"\n", *(b + b"\n" for b in lines[3:])])).findings
+    assert findings
+    assert any("keys/number_2" in f.message or f.commit == 3 for f in findings)
+    chain = [f for f in findings if f.code.startswith("commit")]
+    assert chain
+
+
+def test_two_lines_run_together(engine: MemoryEngine, store: Store) -> None:
+    lines = five_commits(engine, store)
+    text = b"\n".join(lines[:2]) + b"x" + b"\n".join(lines[2:]) + b"\n"
+    chain = read_chain(text)
+    assert [f.code for f in chain.findings] == ["commit_unreadable"]
+    assert sorted(chain.catalogue.entries) == store.keys()
+    missing_end = read_chain(b"\n".join(lines))
+    assert [(f.code, f.key) for f in missing_end.findings] == [("commit_edited", "keys/number_4")]
+
+
+def test_the_rest_is_audited_after_a_break(engine: MemoryEngine, store: Store) -> None:
+    lines = five_commits(engine, store)
+    engine.groups["keys/number_4"].values["value"][0] += 1
+    damaged = put_log(engine, lines[:1] + lines[2:])
+    codes = dict(found(damaged))
+    assert codes["data_changed"] == "keys/number_4@1"
+    assert codes["commit_missing"] == "keys/number_2"
+
+
+def test_random_bytes_in_the_log_never_raise(engine: MemoryEngine, store: Store) -> None:
+    whole = b"".join(line + b"\n" for line in log_lines(engine_of(rich_store(store))))
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        text = bytearray(whole)
+        for _ in range(int(rng.integers(1, 4))):
+            text[rng.integers(len(text))] ^= int(rng.integers(1, 256))
+        findings = read_chain(bytes(text)).findings
+        assert findings
+        assert any(f.key or f.run for f in findings)
+    assert read_chain(b"").findings == []
+    assert read_chain(rng.bytes(3000)).findings
+
+
+def engine_of(store: Store) -> MemoryEngine:
+    assert isinstance(store.engine, MemoryEngine)
+    return store.engine
+
+
+# ----------------------------------------------------------------------------- the noted root digest
+
+
+def test_a_noted_root_stays_valid_as_the_store_grows(store: Store) -> None:
+    store.write("a", sample("table"), "table")
+    noted = store.root_digest
+    store.write("b", sample("table"), "table")
+    store.write("c", sample("table"), "table")
+    assert audit(store, root=noted).root_age == 2
+    assert audit(store, root=noted[:20].upper()).root_age == 2
+    assert audit(store, root=audit(store).root).root_age == 0
+    for wrong in (noted[:8], "f" * 64, "x" * 64, ""):
+        assert [f.code for f in audit(store, root=wrong).findings] == ["root_not_found"]
+
+
+# ----------------------------------------------------------------------------- runs
+
+
+def made(store: Store, key: str, inputs: dict[str, list[DataRef]] | None = None, **facts: Any) -> str:
+    """A table at a key, made by a run."""
+    run = toy_run(key, inputs or {}, {}, **facts)
+    with store.transaction() as transaction:
+        transaction.write(key, sample("table", 3, seed=len(key)), "table", run=run.id)
+        transaction.record(run)
+    with store.transaction() as transaction:
+        transaction.record({"id": run.id, "outputs": {"table": store.entry(key).ref.model_dump()}})
+    return run.id
+
+
+def test_a_removed_input_is_a_warning(store: Store) -> None:
+    made(store, "a")
+    made(store, "b", {"table": [store.entry("a").ref]})
+    with store.transaction() as transaction:
+        transaction.remove("a")
+    report = audit(store)
+    assert [(f.code, f.severity, f.key) for f in report.findings] == [("input_missing", "warning", "a@1")]
+    assert report.exit_code() == 1
+
+
+def test_a_moved_input_is_still_found(store: Store) -> None:
+    made(store, "a")
+    made(store, "b", {"table": [store.entry("a").ref]})
+    with store.transaction() as transaction:
+        transaction.move("a", "elsewhere/c")
+    assert audit(store).findings == []
+
+
+def test_a_purged_input_is_no_finding(store: Store) -> None:
+    made(store, "a")
+    made(store, "b", {"table": [store.entry("a").ref]})
+    with store.transaction() as transaction:
+        transaction.purge("a")
+    report = audit(store)
+    assert report.ok
+    assert report.purged == 1
+
+
+def test_a_newer_input_makes_stale_which_is_a_notice(store: Store) -> None:
+    made(store, "a")
+    made(store, "b", {"table": [store.entry("a").ref]})
+    store.write("a", sample("table", 9), "table", new_version=True)
+    report = audit(store)
+    assert [(f.code, f.severity, f.key) for f in report.findings] == [("stale", "notice", "b@1")]
+    assert "newer version @2" in report.findings[0].message
+    assert report.ok
+    assert report.exit_code() == 0
+    assert report.exit_code(strict=True) == 1
+
+
+def test_a_grown_input_makes_stale(store: Store) -> None:
+    whole = sample("trajectory", 6)
+    store.write("t", records(whole, "trajectory", 0, 3), "trajectory", storage=Storage(growing=True))
+    made(store, "b", {"trajectory": [store.entry("t").ref]})
+    assert audit(store).findings == []
+    store.append("t", records(whole, "trajectory", 3, 6))
+    assert found(store) == [("stale", "b@1")]
+
+
+def test_a_running_run_is_a_notice(store: Store) -> None:
+    made(store, "a", status="running", started="2026-01-01T00:00:00")
+    report = audit(store)
+    assert [f.code for f in report.findings] == ["running"]
+    assert report.ok
+
+
+def test_a_run_without_a_record(store: Store) -> None:
+    store.write("a", sample("table"), "table", run="0123456789abcdef")
+    assert found(store) == [("run_missing", "a@1")]
+
+
+def test_data_appended_after_the_run_ended(store: Store) -> None:
+    whole = sample("trajectory", 6)
+    run = toy_run("t", {}, {})
+    store.write("t", records(whole, "trajectory", 0, 3), "trajectory", storage=Storage(growing=True), run=run.id)
+    with store.transaction() as transaction:
+        transaction.record(run.model_copy(update={"outputs": {"trajectory": store.entry("t").ref}}))
+    assert audit(store).ok
+    store.append("t", records(whole, "trajectory", 3, 6))
+    assert found(store) == [("output_differs", "t@1")]
+
+
+def test_a_run_id_that_its_record_does_not_give(store: Store) -> None:
+    run = toy_run("a", {}, {}).model_copy(update={"id": "ab" * 32})
+    with store.transaction() as transaction:
+        transaction.record(run)
+    report = audit(store)
+    assert [(f.code, f.run) for f in report.findings] == [("run_edited", "ab" * 32)]
+
+
+# ----------------------------------------------------------------------------- what runs keep
+
+
+def test_changed_restart_states_and_stashes(engine: MemoryEngine, store: Store) -> None:
+    with store.transaction() as transaction:
+        transaction.restart("prefix", sample("observables"))
+        transaction.stash("run-1", "map", {0: b"abc", 1: b"defgh"})
+    with store.transaction() as transaction:
+        transaction.stash("run-1", "map", {2: b"ijk"})
+    assert audit(store).findings == []
+    engine.groups[".h5ml/restart/prefix"].values["density"][0] += 1
+    engine.groups[".h5ml/stash/run-1"].values["bytes"][4] ^= 1
+    report = audit(store)
+    assert {(f.code, f.run) for f in report.findings} == {("restart_changed", "prefix"), ("stash_changed", "run-1")}
+    del engine.groups[".h5ml/stash/run-1"], engine.groups[".h5ml/restart/prefix"]
+    assert {f.run for f in audit(store).findings} == {"prefix", "run-1"}
+
+
+def test_a_leftover_group_is_a_notice(engine: MemoryEngine, store: Store) -> None:
+    with store.transaction() as transaction:
+        transaction.restart("prefix", sample("observables"))
+    engine.groups[".h5ml/restart/other"] = engine.groups[".h5ml/restart/prefix"].copy()
+    report = audit(store)
+    assert [f.code for f in report.findings] == ["leftover"]
+    assert report.ok
+
+
+# ----------------------------------------------------------------------------- training sets
+
+
+def training_set(sources: list[str], rows: list[tuple[int, int, int]]) -> Any:
+    from h5ml.schemas.kinds import TRAINING_SET
+
+    source, frame, split = (np.array(column) for column in zip(*rows, strict=True))
+    values = {"source": source, "source_frame": frame, "split": split, "source_key": np.array(sources, dtype=object)}
+    return TRAINING_SET.dataset(values)
+
+
+def test_the_same_frame_in_two_splits_is_leakage(store: Store) -> None:
+    store.write("t", sample("trajectory", 6), "trajectory")
+    store.write("set", training_set(["t@1"], [(0, 0, 0), (0, 1, 0), (0, 1, 2), (0, 2, 1)]), "training_set")
+    store.write("good", training_set(["t@1"], [(0, 0, 0), (0, 0, 0), (0, 1, 1), (0, 2, 2)]), "training_set")
+    report = audit(store)
+    assert [(f.code, f.key) for f in report.findings] == [("leakage", "set@1")]
+    assert "frame 1 of t@1 in splits 0 and 2" in str(report.findings[0])
+
+
+def test_leakage_through_a_copy_of_the_same_data(store: Store) -> None:
+    store.write("t", sample("trajectory", 6), "trajectory")
+    store.write("same", sample("trajectory", 6), "trajectory")
+    store.write("set", training_set(["t", "same@1"], [(0, 3, 0), (1, 3, 2)]), "training_set")
+    assert found(store) == [("leakage", "set@1")]
+
+
+def test_unconverged_labels_in_a_training_set(store: Store) -> None:
+    labels = sample("labels", 5)
+    labels["converged"][3] = 0
+    store.write("t", sample("structures", 5), "structures")
+    run = toy_run("l", {"structures": [store.entry("t").ref]}, {})
+    store.write("l", labels, "labels", run=run.id)
+    maker = toy_run("through", {"frames": [store.entry("t").ref], "labels": [store.entry("l").ref]}, {})
+    with store.transaction() as transaction:
+        transaction.record(run)
+        transaction.record(maker)
+    store.write("direct", training_set(["l@1"], [(0, 2, 0), (0, 3, 0)]), "training_set")
+    store.write("through", training_set(["t@1"], [(0, 2, 0), (0, 3, 0)]), "training_set", run=maker.id)
+    store.write("without", training_set(["l@1"], [(0, 2, 0), (0, 4, 0)]), "training_set")
+    assert found(store) == [("unconverged", "direct@1"), ("unconverged", "through@1")]
+
+
+def test_sources_that_are_not_there(store: Store) -> None:
+    store.write("t", sample("trajectory", 6), "trajectory")
+    store.write("a", training_set(["nowhere@1"], [(0, 0, 0)]), "training_set")
+    store.write("b", training_set(["t@1"], [(0, 6, 0)]), "training_set")
+    store.write("c", training_set(["t@1"], [(1, 0, 0)]), "training_set")
+    assert found(store) == [("source_missing", "a@1"), ("source_missing", "b@1"), ("source_missing", "c@1")]
+
+
+# ----------------------------------------------------------------------------- the report
+
+
+def test_only_what_lies_below_a_path(engine: MemoryEngine, store: Store) -> None:
+    rich_store(store)
+    engine.groups["samples/table"].values["value"][0] += 1
+    assert found(store, under="md") == []
+    assert found(store, under="samples") == [("data_changed", "samples/table@1")]
+    assert audit(store, under="md").keys == 3
+
+
+def test_the_report_as_json_and_as_text(engine: MemoryEngine, store: Store) -> None:
+    rich_store(store)
+    engine.groups["samples/table"].values["value"][0] += 1
+    steps: list[tuple[int, int, str]] = []
+    report = audit(store, progress=lambda *step: steps.append(step))
+    assert steps[-1] == (18, 18, "")
+    assert AuditReport.from_record(json.loads(json.dumps(report.record()))) == report
+    assert report.summary().startswith("1 error: 8 commits, 18 versions of keys, 1 runs")
+    assert store.root_digest in report.summary()
+    with pytest.raises(AuditFailed, match="1 findings"):
+        report.raise_for_findings()
+    assert set(CODES) >= {f.code for f in report.findings}
+
+
+def test_a_place_without_a_store(tmp_path: Path) -> None:
+    for check in (audit, audit_isolated):
+        with pytest.raises(NotAStore):
+            check(tmp_path / "none.h5")
+        with pytest.raises(NotAStore):
+            check(tmp_path / "none.txt")
+    (tmp_path / "foreign.h5").write_bytes(b"no HDF5 at all" * 100)
+    report = audit_isolated(tmp_path / "foreign.h5")
+    assert [f.code for f in report.findings] == ["store_unreadable"]
+
+
+def test_an_audit_in_a_child_finds_the_same(tmp_path: Path) -> None:
+    store = rich_store(Store.make(HDF5Engine(tmp_path / "a.h5")))
+    root = store.root_digest
+    steps: list[int] = []
+    report = audit_isolated(store.location, root=root, progress=lambda done, total, at: steps.append(done))
+    assert report.ok
+    assert (report.keys, report.commits, report.root, report.root_age) == (18, 8, root, 0)
+    assert steps == sorted(steps)
+    store.close()
+
+
+def test_an_audit_of_a_store_that_grows_meanwhile(tmp_path: Path) -> None:
+    store = rich_store(Store.make(HDF5Engine(tmp_path / "a.h5")))
+    other = Store(HDF5Engine(tmp_path / "a.h5"))
+    more = sample("trajectory", 9, seed=8)
+
+    def grow(done: int, total: int, at: str) -> None:
+        if other.entry("md/grown").records < 9 and done in (3, 9):
+            start = other.entry("md/grown").records
+            store.append("md/grown", records(more, "trajectory", start, start + 1))
+
+    import h5ml.store.audit as module
+
+    before = module.VIEW_SECONDS
+    module.VIEW_SECONDS = 0.0
+    try:
+        report = audit(other, progress=grow)
+    finally:
+        module.VIEW_SECONDS = before
+    assert report.ok, report.findings
+    store.close()
+    other.close()
