@@ -230,7 +230,7 @@ class _Reader:
         loader = yaml.SafeLoader("")
         try:
             return loader.construct_document(node)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, TypeError) as error:
             raise self.wrong("A value cannot be read.", node.start_mark.line + 1, found=str(error)) from None
         finally:
             loader.dispose()

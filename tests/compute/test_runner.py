@@ -8,10 +8,11 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-import h5ml
 import numpy as np
 import pytest
 import xarray as xr
+
+import h5ml
 from h5ml.compute.identity import git_commit, is_alive, process
 from h5ml.compute.module import Block, Map, Module
 from h5ml.compute.registry import Registry

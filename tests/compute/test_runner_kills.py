@@ -13,8 +13,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import h5ml
 import pytest
+
+import h5ml
 from h5ml.schemas.errors import H5mlError
 from h5ml.store.store import Store
 from h5ml.tests.kits.toys import toys
@@ -134,21 +135,17 @@ def test_a_plain_function_stops_at_once(tmp_path: Path) -> None:
     path = tmp_path / "store.h5"
     store = h5ml.open(path, make=True)
     store.write("a", observables([1.0]), OBSERVABLES)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, h5ml\n"
-            "from h5ml.tests.kits.toys import toys\n"
-            "try:\n"
-            f"    h5ml.run(h5ml.open({str(path)!r}), 'toy_scale_one', root_key='r', series='a', sleep_s=60,"
-            " registry=toys())\n"
-            "except h5ml.H5mlError as error:\n"
-            "    sys.exit(error.exit_code)\n",
-        ],
-        env={**os.environ, "H5ML_TOY_LOG": str(path.with_suffix(".log"))},
-    )
-    wait_for(process, lambda: lines(path))  # type: ignore[arg-type]
+    code = f"""
+import sys, h5ml
+from h5ml.tests.kits.toys import toys
+try:
+    h5ml.run(h5ml.open({str(path)!r}), "toy_scale_one", root_key="r", series="a", sleep_s=60, registry=toys())
+except h5ml.H5mlError as error:
+    sys.exit(error.exit_code)
+"""
+    environment = {**os.environ, "H5ML_TOY_LOG": str(path.with_suffix(".log"))}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, text=True)
+    wait_for(process, lambda: lines(path))
     began = time.monotonic()
     process.terminate()
     assert process.wait(timeout=30) == 75

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
+
 from h5ml.compute.module import Block, Call, Context, Handle, InputRef, Map, Module, Output, Replace, Wait
 from h5ml.store.blob import pack, unpack
 from h5ml.store.digest import DatasetHasher, digest_json, row_blocks

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
 from h5ml.compute.module import (
     Block,
     Call,
@@ -118,7 +119,7 @@ def squares(
     config: Squares, inputs: Mapping[str, Any], context: Context
 ) -> Generator[Request, Any, dict[str, xr.Dataset]]:
     """Yield one map."""
-    items = [{"index": i, "count": config.count, "bad": config.bad, "sleep_s": config.sleep_s} for i in range(config.count)]
+    items = [{"index": i, **config.canonical()} for i in range(config.count)]
     results = yield Map(square, items, name="squares")
     return {"squares": xr.concat(results, "row")}
 
@@ -158,11 +159,11 @@ def walk(config: Walk, inputs: Mapping[str, Any], context: Context) -> Generator
         done += len(values)
         note(f"block {context.seed} {config.start:.6f} {done}")
         context.progress(done, config.n_records, "records")
-        restart = xr.Dataset({"value_now": (("record",), [value]), "best": (("record",), [max(best, *values)])})
-        yield Block({"series": observables(values)}, restart=restart if config.restartable else None)
-        if max(values) > best:
+        if max(values) > best:  # before the block whose restart state knows of it: a kill between them repeats it
             best = max(values)
             yield Replace({"best": observables([best])})
+        restart = xr.Dataset({"value_now": (("record",), [value]), "best": (("record",), [best])})
+        yield Block({"series": observables(values)}, restart=restart if config.restartable else None)
 
 
 WALK = Module("toy_block", "1", Walk, {}, {"series": OBSERVABLES, "best": OBSERVABLES}, walk)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from h5ml.schemas.errors import H5mlError, InvalidConfig, KeyTaken, NotAStore, StoreDamaged, StoreWriteFailed
 from h5ml.store.engine import ArrayLayout, Engine, GroupLayout, Writer
 from h5ml.store.icechunk import IcechunkEngine

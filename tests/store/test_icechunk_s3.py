@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from h5ml.schemas.errors import KeyTaken, LockTimeout, NotAStore, StoreWriteFailed
 from h5ml.store.engine import Engine, GroupLayout, Writer
 from h5ml.store.icechunk import IcechunkEngine

@@ -90,7 +90,7 @@ def test_after_a_failing_sync_nothing_more_is_written_until_reopened(tmp_path: P
     with PagedFile(path, disk, writable=True) as paged:
         disk.fault = fails(errno.EIO, ("sync", name))
         with pytest.raises(StoreWriteFailed, match="last commit is intact"), transaction(paged) as file:
-            file["more"] = np.zeros(100_000)
+            file["more"] = np.zeros(300_000)
         disk.fault = lambda call, name: 0
         with pytest.raises(StoreWriteFailed, match="no more writes"):
             paged.commit()

@@ -29,6 +29,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 KEEPS = ("all", "none", "torn", "torn", "torn", "ops", "ops")
 
 
+@pytest.fixture(autouse=True)
+def small_tails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a quarter of a megabyte a large tail, so that small scenarios reach the code for both sizes."""
+    monkeypatch.setattr("h5ml.store.journal._SMALL_TAIL", 128 * 1024)
+
+
 # ---- crashes, simulated
 
 
