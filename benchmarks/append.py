@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import h5ml
 import h5py
 import numpy as np
 import xarray as xr
+
+import h5ml
 from h5ml.store.prepare import Storage
 
 from .data import FRAMES, arrays, dataset

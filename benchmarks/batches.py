@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5ml
 import h5py
 import lmdb
 import numpy as np
 from ase import Atoms
 from ase.db import connect
 from ase.io import iread, write
+
+import h5ml
 from h5ml.schemas.kinds import STRUCTURES
 from h5ml.store.prepare import Storage
 

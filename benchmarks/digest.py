@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import h5ml
 import numpy as np
 from blake3 import blake3
+
+import h5ml
 
 from .data import arrays, dataset
 from .measure import folder, side_by_side, table

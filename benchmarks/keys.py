@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
-import h5ml
 import h5py
 import numpy as np
 import xarray as xr
+
+import h5ml
 
 from .measure import Row, folder, side_by_side, table
 

@@ -14,6 +14,8 @@ from click.shell_completion import CompletionItem
 from .lazy import settings
 
 if TYPE_CHECKING:
+    from ..schemas.kind import Kind
+    from ..store.catalogue import Entry
     from ..store.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -171,6 +173,34 @@ def open_named(location: str, *, make: bool = False) -> Store:
     return store
 
 
+def kind_of(entry: Entry) -> Kind:
+    """The kind of an entry, where this h5ml knows its schema.
+
+    Raises
+    ------
+    InvalidData
+        If the data were written with a newer schema.
+    """
+    from ..schemas.kinds import kind_named
+
+    return known_schema(kind_named(entry.kind), entry.schema_version, entry.reference)
+
+
+def known_schema(kind: Kind, version: object, where: object) -> Kind:
+    """The kind, where the version of its schema is one that this h5ml knows; see ``kind_of``."""
+    from ..schemas.errors import InvalidData
+
+    if not isinstance(version, int) or not 1 <= version <= kind.version:
+        raise InvalidData(
+            f"The data have another schema of the kind {kind.name} than this h5ml knows.",
+            key=where,
+            expected=f"schema version {kind.version}",
+            found=f"schema version {version}",
+            hint="install a newer h5ml",
+        )
+    return kind
+
+
 class KeyType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A key of the store, completed by the shell."""
 
@@ -189,5 +219,5 @@ KEY = KeyType()
 
 
 def say(text: str) -> None:
-    """Tell what was done, on stdout."""
-    click.echo(text)
+    """Tell what was done, on stdout; `print` stays above a progress bar, which `click.echo` writes into."""
+    print(text)

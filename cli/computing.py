@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -295,4 +296,4 @@ def _read_import(path: Path, step: ImportStep) -> xr.Dataset:
 
 
 def _remark(text: str) -> None:
-    click.echo(f"note: {text}", err=True)
+    print(f"note: {text}", file=sys.stderr)

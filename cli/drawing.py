@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import KEY, command, open_at, say, store_option
+from .common import KEY, command, kind_of, open_at, say, store_option
 
 
 @command("plot", "Draw a trajectory as a PNG, PDF or SVG.")
@@ -23,6 +23,7 @@ def plot(key: str, file: Path, dpi: int, location: str | None) -> None:
 
     store = open_at(location)
     entry = store.entry(key)
+    kind_of(entry)
     figure = trajectory_figure(store.dataset(entry.reference), entry.reference)
     save(figure, file, dpi)
     say(f"{file}: {entry.reference}, {entry.records} frames")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..schemas.errors import H5mlError, InvalidData
 from ..schemas.kinds import STRUCTURES, kind_named
+from .common import known_schema
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -109,7 +110,9 @@ def read_netcdf(path: Path, kind: str | None = None) -> xr.Dataset:
         variable.attrs.pop("_FillValue", None)
         variable.attrs.pop("coordinates", None)
         variable.encoding.clear()
-    kind_named(str(named)).check(dataset, key=str(path))
+    found = dataset.attrs.get("schema_version", 1)
+    version = found.item() if hasattr(found, "item") else found
+    known_schema(kind_named(str(named)), version, path).check(dataset, key=str(path))
     return dataset
 
 

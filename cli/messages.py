@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
-
-import click
 
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 
@@ -19,7 +18,12 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message; its level stands before it, unless it only informs."""
         text = record.getMessage()
-        click.echo(text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}", err=True)
+        _write(text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}")
+
+
+def _write(text: str) -> None:
+    """Write a line above a progress bar, where there is one (`click.echo` would write into it)."""
+    print(text, file=sys.stderr)
 
 
 class WarningLines:
@@ -47,7 +51,7 @@ class WarningLines:
         del file, line
         where = f" ({filename}:{lineno})" if self._everything else ""
         if self._everything or category in (UserWarning, RuntimeWarning):
-            click.echo(f"warning: {str(message).strip()}{where}", err=True)
+            _write(f"warning: {str(message).strip()}{where}")
 
 
 @contextmanager

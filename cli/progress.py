@@ -48,7 +48,7 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task(title, total=None, text="")
 
         def report(done: float, total: float, text: str = "") -> None:

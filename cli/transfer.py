@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .common import KEY, command, json_option, open_at, say, store_option
+from .common import KEY, command, json_option, kind_of, open_at, say, store_option
 from .output import formula_text, print_json, sizes_text
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -106,12 +106,11 @@ def export(
         export_provenance(store, key, prov, crate, force=force)
     if key is None or file is None:
         return
-    from ..schemas.kinds import kind_named
     from .formats_write import Chosen, write_file
     from .frames import chosen_frames
 
     entry = store.entry(key)
-    kind, dataset = kind_named(entry.kind), store.dataset(entry.reference)
+    kind, dataset = kind_of(entry), store.dataset(entry.reference)
     records, left_out = chosen_frames(dataset, kind, frames, equilibration=include_equilibration, key=entry.reference)
     chosen = Chosen(entry.reference, kind, dataset, records)
     write_file(chosen, file, name=name, force=force)

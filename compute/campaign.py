@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..schemas.campaign import Campaign, ComputeStep, ImportStep
-from ..schemas.errors import H5mlError, InvalidConfig, UnknownKey, WrongKind, nearest
+from ..schemas.errors import H5mlError, InvalidConfig, KeyTaken, UnknownKey, WrongKind, nearest
 from ..schemas.key import parse_reference
 from ..schemas.kind import Kind
 from ..schemas.run import Run
@@ -112,7 +112,8 @@ def _maker(campaign: Campaign, text: str) -> str | None:
         key, version = parse_reference(text)
     except H5mlError:
         return None
-    return next((root for root in campaign.steps if version is None and key.is_under(root)), None)
+    roots = [root for root in campaign.steps if version is None and key.is_under(root)]
+    return max(roots, key=len, default=None)
 
 
 def _check_read(
@@ -231,30 +232,42 @@ def run_campaign(
     """
     modules = registry if registry is not None else Registry()
     keys = [key for key in order(campaign, store, modules) if only is None or key == only]
+    chosen = _LateScheduler(scheduler if scheduler is not None else campaign.scheduler)
+    maker = _Maker(store, campaign, reader, chosen, modules, progress)
     results: list[StepResult] = []
-    chosen: Scheduler | None = None
-    changed: set[str] = set()
+    changed: set[str] = set()  # in a dry run, what later steps wait for
     try:
         for key in keys:
-            step = campaign.steps[key]
-            result, plan = _foresee(store, campaign, step, modules, changed)
-            if result.action != "none":
-                changed.add(key)
+            result, plan = _foresee(store, campaign, campaign.steps[key], modules, changed)
+            idle = result.action == "none"
             if report is not None:
-                report(result, done=result.action == "none")
-            if result.action != "none" and not dry_run:
-                if plan is not None and chosen is None:
-                    chosen = make_scheduler(scheduler if scheduler is not None else campaign.scheduler)
-                result = _make(store, campaign, step, result, plan, reader, chosen, modules, progress)
+                report(result, done=idle)
+            if dry_run and not idle:
+                changed.add(key)
+            elif not idle:
+                result = maker.make(campaign.steps[key], result, plan)
                 if report is not None:
                     report(result, done=True)
             results.append(result)
-            if not dry_run:
-                changed.discard(key)
     finally:
-        if chosen is not None and chosen is not scheduler:
-            chosen.close()
+        chosen.close()
     return results
+
+
+class _LateScheduler:
+    """Starts a scheduler when a step first needs it, and closes what it started."""
+
+    def __init__(self, wanted: str | Scheduler | None) -> None:
+        self._wanted = wanted
+        self._made: Scheduler | None = None
+
+    def get(self) -> Scheduler:
+        self._made = self._made or make_scheduler(self._wanted)
+        return self._made
+
+    def close(self) -> None:
+        if self._made is not None and self._made is not self._wanted:
+            self._made.close()
 
 
 def _foresee(
@@ -288,10 +301,10 @@ def _foresee_run(store: Store, plan: Plan) -> tuple[StepResult, Plan]:
         said = f"stale: {'; '.join(differences(earlier, plan))}"
     try:
         standing = look_up(store, plan)
-    except H5mlError:
+    except KeyTaken:
         if earlier is None:
             raise
-        plan = _as_new_version(plan)
+        plan = replace(plan, new_version=True)
         standing = look_up(store, plan)
     if isinstance(standing, Found):
         return StepResult(plan.root_key, "none", "up to date", standing.run), plan
@@ -306,12 +319,6 @@ def _foresee_run(store: Store, plan: Plan) -> tuple[StepResult, Plan]:
     return StepResult(plan.root_key, "compute", said), plan
 
 
-def _as_new_version(plan: Plan) -> Plan:
-    from dataclasses import replace
-
-    return replace(plan, new_version=True)
-
-
 def _foresee_import(store: Store, campaign: Campaign, step: ImportStep) -> StepResult:
     if step.key not in store.catalogue:
         return StepResult(step.key, "import", "missing")
@@ -322,31 +329,38 @@ def _foresee_import(store: Store, campaign: Campaign, step: ImportStep) -> StepR
     return StepResult(step.key, "import", f"stale: {step.file} changed")
 
 
-def _make(
-    store: Store,
-    campaign: Campaign,
-    step: ImportStep | ComputeStep,
-    result: StepResult,
-    plan: Plan | None,
-    reader: Reader,
-    scheduler: Scheduler | None,
-    registry: Registry,
-    progress: Progress | None,
-) -> StepResult:
-    if isinstance(step, ImportStep):
-        path = campaign.folder / step.file
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes steps."""
+
+    store: Store
+    campaign: Campaign
+    reader: Reader
+    scheduler: _LateScheduler
+    registry: Registry
+    progress: Progress | None
+
+    def make(self, step: ImportStep | ComputeStep, result: StepResult, plan: Plan | None) -> StepResult:
+        if isinstance(step, ImportStep):
+            self._import(step)
+            return result
+        assert plan is not None
+        run = run_plan(self.store, plan, scheduler=self.scheduler.get(), progress=self.progress, registry=self.registry)
+        return replace(result, run=run)
+
+    def _import(self, step: ImportStep) -> None:
+        path = self.campaign.folder / step.file
         if not path.is_file():
             raise InvalidConfig(
-                "There is no such file to import.", key=f"{step.key} ({campaign.where(step, 'import')})", found=path
+                "There is no such file to import.",
+                key=f"{step.key} ({self.campaign.where(step, 'import')})",
+                found=path,
             )
         origin = {"file": path.name, "digest": file_digest(path)}
-        dataset = reader(path, step)
-        with store.transaction(f"import {step.key}") as transaction:
-            transaction.write(step.key, dataset, step.kind, new_version=step.key in store.catalogue, origin=origin)
-        return StepResult(step.key, result.action, result.reason)
-    assert plan is not None
-    run = run_plan(store, plan, scheduler=scheduler, progress=progress, registry=registry)
-    return StepResult(step.key, result.action, result.reason, run)
+        dataset = self.reader(path, step)
+        known = step.key in self.store.catalogue
+        with self.store.transaction(f"import {step.key}") as transaction:
+            transaction.write(step.key, dataset, step.kind, new_version=known, origin=origin)
 
 
 def file_digest(path: Path) -> str:

@@ -8,21 +8,44 @@ from typing import TYPE_CHECKING, Any
 from ..schemas.errors import ComputeFailed
 from ..schemas.key import Key
 from ..schemas.kind import Kind
+from ..schemas.run import Run
 from ..store.log import event_of
 from ..store.prepare import Storage
 from ..store.transaction import Transaction
 from ..store.work import Work
+from .identity import is_alive
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 class Displaced(ComputeFailed):
-    """Another process wrote to the outputs of a run."""
+    """Another process is at a run, or wrote to its outputs."""
+
+
+def busy(run: Run) -> Displaced:
+    """The error that names the process that is at a run."""
+    facts = run.environment
+    return Displaced(
+        "This run is being computed by a process that is alive.",
+        key=run.root_key,
+        found=f"process {facts.get('pid')} of {facts.get('user')} on {facts.get('host')}, since {run.started}",
+        hint="wait for it, or stop it and run again: it goes on from its last commit",
+    )
 
 
 class RunTransaction(Transaction):
     """A transaction that can also check and record what is only known while it commits."""
+
+    def claim(self, run_id: str) -> None:
+        """Give up where another process took up the run just now."""
+
+        def check(work: Work) -> None:
+            known = work.catalogue.runs.get(run_id)
+            if known is not None and is_alive(known):
+                raise busy(known)
+
+        self._operations.append(check)
 
     def expect(self, key: str, records: int) -> None:
         """Give up where the newest version of a key has not so many records: another process is at it."""

@@ -15,8 +15,8 @@ from ..schemas.errors import ComputeFailed, H5mlError, Interrupted, nearest
 from ..schemas.kind import Kind
 from ..schemas.run import Run
 from ..store.store import Store
-from .commit import RunTransaction
-from .identity import environment, loaded_packages
+from .commit import Displaced, RunTransaction
+from .identity import environment, loaded_facts
 from .module import Block, Call, Context, Handle, Map, Progress, Replace, Request, Wait, no_progress
 from .plan import Plan
 from .signals import Stop
@@ -127,6 +127,9 @@ class Execution:
             self.requests.abandon()
             self._record_end("interrupted", "stopped by a signal")
             raise
+        except Displaced:  # the record is another's by now
+            self.requests.abandon()
+            raise
         except Exception as error:
             failure = self._failure(error)
             self.requests.abandon()
@@ -137,6 +140,8 @@ class Execution:
     def begin(self) -> None:
         """Record that the run is under way, and remove partial outputs that nothing can go on from."""
         with RunTransaction(self.store, f"{self.plan.module.name} {self.plan.root_key}: start") as transaction:
+            if not self.setting.owned and self.setting.base is None:
+                transaction.claim(self.plan.run_id)
             for reference in self.start.stale:
                 transaction.remove(reference)
             transaction.record(self._opening())
@@ -175,6 +180,7 @@ class Execution:
             "keys": {name: plan.key(name) for name in self.outputs},
             "new_version": plan.new_version,
             "continues": self.start.continues,
+            "extendable": bool(plan.config.horizon_fields()),
         }
 
     def _execute(self) -> Data:
@@ -322,7 +328,7 @@ class Execution:
             record = {"id": plan.run_id, "status": "done", "ended": now(), "error": None, **self._times()}
             here = {*self.here, *data} if self.setting.base is not None else self.outputs
             transaction.done({**record, **self._environment()}, {name: plan.key(name) for name in here})
-            transaction.forget(plan.run_id)
+            transaction.forget(plan.run_id, restart=not plan.config.horizon_fields())
 
     # --- records -------------------------------------------------------------------------------------------------
 
@@ -345,7 +351,7 @@ class Execution:
 
     def _environment(self) -> dict[str, Any]:
         known = self.store.catalogue.runs[self.plan.run_id].environment
-        return {"environment": {**known, "packages": loaded_packages()}}
+        return {"environment": {**known, **loaded_facts()}}
 
     def _failure(self, error: Exception) -> H5mlError:
         if isinstance(error, H5mlError):

@@ -75,21 +75,23 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "h5ml": _version("h5ml"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": loaded_packages(),
         "user": getpass.getuser(),
         "device": device,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        **loaded_facts(),
         **process(),
     }
     commit = git_commit(Path(__file__).resolve().parents[1])
     return {**facts, "git_commit": commit} if commit else facts
 
 
-def loaded_packages() -> dict[str, str]:
-    """Versions of the packages that matter, as far as they are loaded by now."""
+def loaded_facts() -> dict[str, Any]:
+    """Versions of the packages that matter, as far as they are loaded by now, and the threads they may use."""
     found = {name: _version(name) for module, name in PACKAGES.items() if module in sys.modules}
-    return {name: text for name, text in sorted(found.items()) if text is not None}
+    threads: dict[str, Any] = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    if "torch" in sys.modules:
+        threads["torch"] = sys.modules["torch"].get_num_threads()
+    return {"packages": {name: found[name] for name in sorted(found) if found[name] is not None}, "threads": threads}
 
 
 def _version(package: str) -> str | None:

@@ -186,6 +186,15 @@ def execute_plan(plan: Plan, services: Services, setting: Setting, owned: bool) 
     if isinstance(standing, Elsewhere):
         return take_over(store, plan, standing)
     setting.owned = owned
+    previous = standing.previous
+    if previous is not None and previous.status == "running" and not owned:
+        facts = previous.environment
+        setting.logger.warning(
+            "%s: process %s on %s, which began this run, is taken to be dead",
+            plan.root_key,
+            facts.get("pid"),
+            facts.get("host"),
+        )
     return Execution(store, plan, standing, setting, lambda execution: LocalRequests(execution, services)).run()
 
 

@@ -157,7 +157,8 @@ class Dask(Scheduler):
 
     def submit(self, function: Callable[[Any], Any], argument: Any, resources: Mapping[str, float]) -> Future:
         """Begin ``function(argument)`` on a worker that has the resources."""
-        known = {name: amount for name, amount in resources.items() if name in self._resources()}
+        offered = self._resources() if resources else set()
+        known = {name: amount for name, amount in resources.items() if name in offered}
         future: Future = self._client.submit(function, argument, pure=False, retries=1, resources=known or None)
         return future
 

@@ -8,6 +8,8 @@ be done at any time, again, and after any kill.
 from __future__ import annotations
 
 import logging
+import socket
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ from .standing import Start, chain, is_left_behind, look_up
 
 if TYPE_CHECKING:
     import xarray as xr
+
+FRESH_SECONDS = 900.0
+"""What a process on another host staged within this time is left alone."""
 
 
 def staging_folder(store: Store) -> Path:
@@ -231,7 +236,7 @@ def _collect_record(main: Store, picture: Picture, transaction: RunTransaction) 
     record["environment"] = {**known.environment, "packages": packages, "worker": worker}
     if run.status == "done":
         transaction.done(record, picture.base["keys"])
-        transaction.forget(run.id)
+        transaction.forget(run.id, restart=not picture.base["extendable"])
     else:
         transaction.record(record)
 
@@ -289,7 +294,7 @@ class Committer:
         found: list[str] = []
         for run_id in dict.fromkeys(path.stem.partition("-")[0] for path in self.files()):
             run = self.main.catalogue.runs.get(run_id)
-            if run is not None and is_alive(run):
+            if run is not None and (is_alive(run) or self._is_fresh(run)):
                 continue
             if run is None:
                 self._logger.warning("what was staged in %s belongs to no run of this store", self.folder)
@@ -299,6 +304,13 @@ class Committer:
             found.append(run_id)
         self.remove_folder()
         return found
+
+    def _is_fresh(self, run: Run) -> bool:
+        """Whether a process on another host, which cannot be asked, may still be at it."""
+        if run.status != "running" or run.environment.get("host") == socket.gethostname():
+            return False
+        newest = max((path.stat().st_mtime for path in self.files(run.id)), default=0.0)
+        return time.time() - newest < FRESH_SECONDS
 
     def remove_folder(self) -> None:
         """Remove the staging folder once nothing is in it."""

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.errors import ComputeFailed, H5mlError, KeyTaken, UnknownKey
+from ..schemas.errors import ComputeFailed, KeyTaken, UnknownKey
 from ..schemas.run import Run
 from ..store.catalogue import Catalogue, Entry, snapshot
 from ..store.store import Store
+from .commit import busy
 from .identity import is_alive
 from .plan import Plan
 
@@ -125,7 +126,7 @@ def _look_up(store: Store, plan: Plan, *, owned: bool) -> Standing:
     keys = {name: plan.key(name) for name in plan.outputs}
     newest = {name: snapshot(catalogue.newest(key)) for name, key in keys.items() if key in catalogue}
     if run is not None and not owned and is_alive(run):
-        raise _busy(run, plan)
+        raise busy(run)
     if run is not None and run.status == "done":
         if _is_hit(catalogue, run, newest, plan):
             return Found(as_found(catalogue, run, plan, newest))
@@ -181,7 +182,7 @@ def _shorter(
     if last is None or last.prefix_id != plan.prefix_id or last.module != plan.module.name:
         return None
     if not owned and is_alive(last):
-        raise _busy(last, plan)
+        raise busy(last)
     fields = plan.config.horizon_fields()
     settings = plan.config.canonical()
     longer = [name for name in fields if _exceeds(last.config.get(name), settings[name])]
@@ -307,13 +308,3 @@ def differences(run: Run, plan: Plan) -> list[str]:
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     names = sorted({*old, *new})
     return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-
-
-def _busy(run: Run, plan: Plan) -> H5mlError:
-    facts = run.environment
-    return ComputeFailed(
-        "This run is being computed by a process that is alive.",
-        key=plan.root_key,
-        found=f"process {facts.get('pid')} of {facts.get('user')} on {facts.get('host')}, since {run.started}",
-        hint="wait for it, or stop it and run again: it goes on from its last commit",
-    )

@@ -173,7 +173,11 @@ class _Reader:
             if name not in top:
                 raise self.wrong(f"The entry {name!r} is missing.", 1, expected="the entries store and steps")
         nodes, step_lines = self.mapping(top["steps"], "steps")
-        steps = {key: self.step(key, node, step_lines[key]) for key, node in nodes.items()}
+        made = [self.step(key, node, step_lines[key]) for key, node in nodes.items()]
+        steps = {step.key: step for step in made}
+        for step in made:
+            if steps[step.key] is not step:
+                raise self.wrong(f"The key {step.key} is made twice.", steps[step.key].line, found=f"line {step.line}")
         values = {name: self.value(node) for name, node in top.items() if name != "steps"}
         found: dict[str, Any] = {**values, "path": self.path, "steps": steps}
         return self.checked(Campaign, found, lines, 1)
@@ -269,9 +273,9 @@ def find_step(campaign: Campaign, key: str) -> ImportStep | ComputeStep:
         If there is none; the message names the nearest.
     """
     wanted = Key(key)
-    for root, step in campaign.steps.items():
-        if wanted.is_under(root):
-            return step
+    roots = [root for root in campaign.steps if wanted.is_under(root)]
+    if roots:
+        return campaign.steps[max(roots, key=len)]
     raise InvalidConfig(
         "The campaign has no step for this key.",
         key=key,

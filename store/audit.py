@@ -168,11 +168,13 @@ class _Audit:
             with self._engine.reading() as reader:
                 self._read_log(reader)
                 until = time.monotonic() + VIEW_SECONDS
-                while waiting and time.monotonic() < until:
+                while waiting:
                     key, version = waiting.pop()
                     if self._progress is not None:
                         self._progress(total - len(waiting) - 1, total, f"{key}@{version}")
                     self._check_one(reader, key, version)
+                    if time.monotonic() >= until:
+                        break
         if self._progress is not None:
             self._progress(total, total, "")
 

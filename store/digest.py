@@ -1,9 +1,10 @@
 """Content digests: the same for the same data in any engine, chunking, compression or order of appending.
 
 A variable is hashed in fixed blocks of rows along its first axis, and the block digests are chained:
-``chain_k = H(chain_(k-1) || H(block_k))`` with BLAKE3; its digest is ``H(chain || H(rows of the last, partial block))``.
-The digest of a dataset is that of a canonical JSON text of its attributes and, per variable, dims, dtype, shape,
-attributes and digest. So an append needs the chain (32 bytes) and the partial block alone.
+``chain_k = H(chain_(k-1) || H(block_k))`` with BLAKE3; the digest of the variable is ``H(chain || H(rest))``, where the
+rest is the rows after the last whole block (maybe none). The digest of a dataset is that of a canonical JSON text of its
+attributes and, per variable, dims, dtype, shape, attributes and digest. So an append needs the chain (32 bytes) and the
+rest alone.
 """
 
 from __future__ import annotations
@@ -98,13 +99,6 @@ class VariableHasher:
         """The digest of all rows so far."""
         return blake3(self.chain + self._partial.digest()).hexdigest()
 
-    def copy(self) -> VariableHasher:
-        """An independent copy."""
-        other = VariableHasher.__new__(VariableHasher)
-        other._dtype, other._block, other._partial = self._dtype, self._block, self._partial.copy()
-        other.chain, other.rows, other.scalar = self.chain, self.rows, self.scalar
-        return other
-
 
 @dataclass(slots=True)
 class VariableHeader:
@@ -189,13 +183,6 @@ class DatasetHasher:
             parts.append(f"{label}:[{form[1:-1]},[{shape}],{attributes},{values}]")
         text = f'{{"attributes":{self._attributes},"variables":{{{",".join(parts)}}}}}'
         return blake3(text.encode()).hexdigest()
-
-    def copy(self) -> DatasetHasher:
-        """An independent copy."""
-        other = DatasetHasher.__new__(DatasetHasher)
-        other.headers, other._texts, other.attributes = self.headers, self._texts, self.attributes
-        other.variables = {name: hasher.copy() for name, hasher in self.variables.items()}
-        return other
 
 
 def row_blocks(shape: tuple[int, ...], dtype: str, target: int = 8 << 20) -> Iterator[slice]:

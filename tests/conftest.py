@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from h5ml.store.opening import open_store
 from h5ml.store.store import Store
 

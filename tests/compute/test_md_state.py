@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.constraints import FixAtoms
+
 from h5ml.compute.md_state import (
     SCRATCH,
     STATE,

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.neighborlist import neighbor_list
+
 from h5ml.compute.potentials import ENGINES, parse_spec, resolve_potential
 from h5ml.schemas.canonical import canonical_json
 from h5ml.schemas.errors import ComputeFailed, InvalidConfig, InvalidData, MissingPackage, UnknownKey

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -340,6 +341,25 @@ def test_a_live_run_is_not_run_twice(store: Store, log: Path) -> None:
     assert "is being computed by a process that is alive" in str(seen[0])
 
 
+def test_two_that_begin_at_the_same_instant_do_not_both_go_on(store: Store) -> None:
+    from h5ml.compute.execution import Execution, Requests, Setting
+    from h5ml.compute.identity import process_start
+    from h5ml.compute.runner import plan_run
+    from h5ml.compute.standing import Start, look_up
+
+    plan = plan_run(store, WALK, root_key="w")
+    start = look_up(store, plan)
+    assert isinstance(start, Start)
+    slow, quick = (Execution(store, plan, start, Setting(), lambda execution: Requests()) for _ in range(2))
+    quick.begin()
+    other = {**process(), "pid": os.getppid(), "process_started": process_start(os.getppid())}
+    with store.transaction() as transaction:
+        transaction.record({"id": plan.run_id, "environment": other})
+    with pytest.raises(ComputeFailed, match=f"process {os.getppid()} of"):
+        slow.run()
+    assert store.run(plan.run_id).status == "running"
+
+
 def test_aliveness_knows_a_process_number_that_was_given_to_another() -> None:
     run = Run(id="a", prefix_id="a", module="m", module_version="1", root_key="r", config={}, environment=process())
     assert not is_alive(run)  # this very thread cannot be at it
@@ -487,3 +507,71 @@ def test_replay_reads_an_input_as_it_was(store: Store) -> None:
     go(store, "toy_scale_one", "s", series="a")
     store.append("a", observables([3.0]))
     assert replay_run(store, "s/scaled", registry=toys()).equal
+
+
+# ----------------------------------------------------------------------------- what ended first
+
+
+def test_what_ended_first_is_replayed(store: Store, bad: Path) -> None:
+    from h5ml.compute.module import Call, Wait
+
+    told: list[str] = []
+
+    def caller(config: Any, inputs: Any, context: Any) -> Any:
+        handles = []
+        for k in range(3):
+            handles.append((yield Call("toy_block", {}, {}, f"walk/{k}", seed=k)))
+        while handles:
+            (first,) = yield Wait(handles, first=True)
+            told.append(first.name)
+            handles = [handle for handle in handles if handle.run_id != first.run_id]
+        if bad.exists():
+            raise RuntimeError("after the waits")
+        return {"out": observables([1.0])}
+
+    module = toy(caller)
+    with pytest.raises(ComputeFailed, match="after the waits"):
+        go(store, module, "c")
+    assert told == ["walk/0", "walk/1", "walk/2"]
+    (run,) = [run for run in store.runs.values() if run.module == "toy"]
+    marks = store.marks(run.id)
+    assert sorted(marks) == ["wait:0", "wait:1", "wait:2"]
+    ids = {name: store.entry(f"c/{name}/series").run for name in told}
+    order = ["walk/2", "walk/0", "walk/1"]  # as if another had ended first
+    with store.transaction() as transaction:
+        for number, name in enumerate(order):
+            transaction.mark(run.id, f"wait:{number}", [name, ids[name]])
+    bad.unlink()
+    told.clear()
+    go(store, module, "c")
+    assert told == order
+
+
+def test_a_wait_for_what_never_was_is_refused(store: Store) -> None:
+    from h5ml.compute.module import Handle, Wait
+
+    def caller(config: Any, inputs: Any, context: Any) -> Any:
+        yield Wait([Handle("nowhere", "0")])
+
+    with pytest.raises(ComputeFailed, match="comes from no call"):
+        go(store, toy(caller), "c")
+
+
+def test_a_run_that_calls_itself_is_refused(store: Store) -> None:
+    from h5ml.compute.module import Call
+
+    def caller(config: Any, inputs: Any, context: Any) -> Any:
+        yield Call("toy", {}, {}, "again")
+
+    module = toy(caller)
+    with pytest.raises(ComputeFailed, match="calls itself"):
+        h5ml.run(store, module, root_key="c", registry=Registry([module], points=()))
+
+
+def test_an_icechunk_store_holds_the_same(store: Store, tmp_path: Path) -> None:
+    other = h5ml.open(tmp_path / "store.icechunk", make=True)
+    for place in (store, other):
+        go(place, "toy_block", "w", n_records=8)
+        go(place, "toy_block", "w")
+        go(place, "toy_orchestrator", "o", cycles=1)
+    assert {key: store.entry(key).digest for key in store} == {key: other.entry(key).digest for key in other}

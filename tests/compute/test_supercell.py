@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+
 from h5ml.compute.potentials import resolve_potential
 from h5ml.compute.supercell import find_supercell, make_supercell, reduce_lattice, shortest_translation
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 from ase.build import bulk
+
 from h5ml.compute.md import MODULE
 from h5ml.compute.md_config import MolecularDynamics
 from h5ml.compute.module import Block, Context

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from h5ml.schemas.errors import KeyTaken
 from h5ml.store.engine import Engine, GroupLayout, Reader, Writer
 from h5ml.tests.kits.engine_data import (

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from h5ml.store.engine import TEXT, Array, ArrayLayout, Engine, GroupLayout, Reader, Writer
 
 NUMERIC = ["|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f4", "<f8"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from h5ml.schemas.errors import KeyTaken
 from h5ml.store.engine import TEXT, Array, ArrayLayout, Engine, GroupLayout, Writer
 from h5ml.tests.kits.engine_data import (

@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from h5ml.schemas.errors import NotAStore
 from h5ml.store.disk import Disk
 from h5ml.store.journal import PagedFile

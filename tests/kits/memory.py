@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
+
 from h5ml.schemas.canonical import Attribute
 from h5ml.schemas.errors import KeyTaken
 from h5ml.store.engine import TEXT, Array, Engine, GroupLayout, Reader, RowReader, Selection, Writer

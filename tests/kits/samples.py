@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
 from h5ml.schemas.kind import Kind
 from h5ml.schemas.kinds import BUILT_IN
 from h5ml.store.store import Store

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from h5ml.schemas.kinds import BUILT_IN
 from h5ml.schemas.run import DataRef, Run
 from h5ml.store.digest import digest_json

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from h5ml.schemas.canonical import canonical_attributes, canonical_json
-from h5ml.schemas.errors import InvalidData
 from hypothesis import given
 from hypothesis import strategies as st
+
+from h5ml.schemas.canonical import canonical_attributes, canonical_json
+from h5ml.schemas.errors import InvalidData
 
 
 @pytest.mark.parametrize(

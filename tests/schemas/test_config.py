@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from h5ml.schemas.config import Config, Field, horizon
 from h5ml.schemas.errors import InvalidConfig
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+
 from h5ml.schemas.errors import InvalidKey
 from h5ml.schemas.key import Key, parse_reference
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from h5ml.schemas.errors import InvalidData, WrongKind
 from h5ml.schemas.kinds import BUILT_IN, STRUCTURES, TABLE, kind_named
 from h5ml.schemas.units import FAMILIES, factor

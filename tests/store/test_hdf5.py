@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+
 from h5ml.schemas.errors import (
     InvalidData,
 )

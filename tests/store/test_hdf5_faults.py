@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+
 from h5ml.schemas.errors import (
     H5mlError,
     LockTimeout,

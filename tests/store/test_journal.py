@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from h5ml.schemas.errors import LockTimeout, NotAStore, StoreDamaged, StoreWriteFailed
 from h5ml.store.journal import PagedFile
 from h5ml.store.wal import SIGNATURE

@@ -10,6 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
 from h5ml.store.journal import PagedFile
 from h5ml.store.wal import PAGE, SIGNATURE, end_of_file
 from h5ml.tests.kits.disk import FastDisk, Op, RecordingDisk, crash_image
@@ -22,9 +26,6 @@ from h5ml.tests.kits.journal import (
     killed_writer,
     transaction,
 )
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 KEEPS = ("all", "none", "torn", "torn", "torn", "ops", "ops")
 

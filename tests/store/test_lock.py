@@ -17,6 +17,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+
 from h5ml.schemas.errors import LockTimeout
 from h5ml.store.lock import (
     WriterLock,

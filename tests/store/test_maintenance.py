@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+
 from h5ml.schemas.errors import KeyTaken, StoreDamaged, UnknownKey
 from h5ml.schemas.kinds import BUILT_IN
 from h5ml.store.audit import audit
@@ -265,7 +266,9 @@ def test_gc_drops_older_payloads_and_keeps_their_records(make: Make, kind: str) 
 
 def test_gc_keeps_what_a_longer_run_continues_from(make: Make) -> None:
     store = make("memory", "a")
-    runs = {status: toy_run(f"md_{status}", {}, {}, status=status, seed=i) for i, status in enumerate(["done", "failed"])}
+    runs = {
+        status: toy_run(f"md_{status}", {}, {}, status=status, seed=i) for i, status in enumerate(["done", "failed"])
+    }
     gone = toy_run("gone", {}, {}, seed=9)
     with store.transaction() as transaction:
         for run in [*runs.values(), gone]:
@@ -321,7 +324,7 @@ def test_compaction_changes_no_digest(make: Make, kind: str) -> None:
     assert report.root_age == 0
     store.append("md/grown", records(sample("trajectory", 9, seed=8), "trajectory", 6, 9))
     assert audit(store, root=root).root_age == 1
-    assert not any(".h5ml" in key for key in store.keys())
+    assert not any(".h5ml" in key for key in store)
 
 
 def test_du_counts_the_bytes_of_every_version(make: Make) -> None:

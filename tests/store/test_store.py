@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import xarray as xr
+
 from h5ml.schemas.errors import InvalidData, KeyTaken, UnknownKey
 from h5ml.schemas.kinds import STRUCTURES, TABLE, TRAJECTORY
 from h5ml.store.opening import open_store

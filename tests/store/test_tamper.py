@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 import pytest
 from blake3 import blake3
+
 from h5ml.schemas.run import Run
 from h5ml.store.audit import audit
 from h5ml.store.audit_child import audit_isolated
