@@ -192,6 +192,7 @@ class Execution:
                 scratch=Path(scratch),
                 logger=self.setting.logger,
                 progress=self.setting.progress,
+                stopping=self.setting.stop,
                 restart=self.start.restart,
                 committed=dict(self.committed),
             )

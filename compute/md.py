@@ -131,6 +131,8 @@ class _Trajectory:
                 frames.append(frame)
             elif index == self.done - 1:
                 self._compare(frame)
+            if frames and self.context.stopping():
+                return  # a cut block is committed as one that the end of the run cut short
 
     def _keep(self, state: Saved, last: Frame) -> None:
         stale = [name for name in self.saved if name.startswith(f"{self.prefix}.")]

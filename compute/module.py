@@ -194,6 +194,11 @@ def no_progress(done: float, total: float, text: str = "") -> None:
     """Report to no one."""
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a module is given beside its settings and inputs.
@@ -210,6 +215,8 @@ class Context:
         For messages to the user.
     progress : Progress
         For progress bars.
+    stopping : callable
+        Whether the run was asked to stop (SIGTERM): a module whose blocks take long yields what it has.
     restart : xarray.Dataset or None
         The restart state of the last committed block; None at a fresh start.
     committed : mapping of str to int
@@ -221,6 +228,7 @@ class Context:
     scratch: Path = Path()
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("h5ml"))
     progress: Progress = no_progress
+    stopping: Callable[[], bool] = never
     restart: xr.Dataset | None = None
     committed: Mapping[str, int] = field(default_factory=dict)
 

@@ -126,7 +126,7 @@ class Dask(Scheduler):
         waiting = iter(items)
         pending: dict[Any, int] = {}
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        ahead = max(16, 4 * self.workers)
+        ahead = max(64, 8 * self.workers)
         try:
             while True:
                 while len(pending) < ahead and (following := next(waiting, None)) is not None:

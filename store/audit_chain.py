@@ -15,7 +15,6 @@ from .catalogue import Catalogue
 from .findings import Finding
 from .log import GENESIS, Commit, split_lines
 
-_DIGEST = re.compile(rb"[0-9a-f]{64}")
 _MERGED = re.compile(rb'(\{"events":.*?\})\t([0-9a-f]{64})')
 _KEYS = re.compile(rb'"(?:key|source|target|root_key)":"((?:[^"\\]|\\.)*)"')
 _RUNS = re.compile(rb'"id":"([^"\\]{6,80})"')
@@ -118,16 +117,9 @@ def _parse(text: bytes) -> Line:
 
 
 def _recover(text: bytes) -> Iterator[Line]:
+    yield Line(text)
     found = [_parse(match.group(0)) for match in _MERGED.finditer(text)]
-    sound = [line for line in found if line.sound]
-    rest = text
-    for line in sound:
-        rest = rest.replace(line.text, b"")
-    if rest.strip() or not sound:
-        yield Line(rest or text, (_DIGEST.findall(rest) or [b""])[-1].decode())
-    else:  # two whole lines in one: what stood between them was changed
-        yield Line(text)
-    yield from sound
+    yield from (line for line in found if line.sound)
 
 
 def names_of(events: Iterable[dict[str, Any]]) -> tuple[list[str], list[str]]:
@@ -152,12 +144,17 @@ def _name(lines: list[Line]) -> None:
             known_keys.update(dict.fromkeys(line.keys))
             known_runs.update(dict.fromkeys(line.runs))
     for line in lines:
-        if line.commit is None:
+        if line.commit is None or not (line.keys or line.runs):
             keys = [m.decode(errors="replace") for m in _KEYS.findall(line.text)]
             runs = [m.decode(errors="replace") for m in _RUNS.findall(line.text)]
-            keys += [name for name in known_keys if f'"{name}"'.encode() in line.text]
-            runs += [name for name in known_runs if f'"{name}"'.encode() in line.text]
+            keys += [name for name in known_keys if _stands_in(name, line.text)]
+            runs += [name for name in known_runs if _stands_in(name, line.text)]
             line.keys, line.runs = list(dict.fromkeys(keys)), list(dict.fromkeys(runs))
+
+
+def _stands_in(name: str, text: bytes) -> bool:
+    """Whether a text holds a name with a quotation mark on one side at least (the other may be what was changed)."""
+    return f'"{name}'.encode() in text or f'{name}"'.encode() in text
 
 
 def _names(line: Line) -> tuple[str, dict[str, Any]]:

@@ -12,11 +12,13 @@ from ase.calculators.calculator import Calculator
 from ase.units import GPa, fs
 
 from h5ml.compute.md import MODULE
+from h5ml.compute.module import Context
 from h5ml.compute.potentials import Potential, resolve_potential
 from h5ml.compute.potentials.harmonic import Springs
 from h5ml.schemas.errors import ComputeFailed, InvalidConfig, InvalidData
 from h5ml.schemas.kinds import TRAJECTORY
 from h5ml.tests.kits.dynamics import ALGORITHMS, LENNARD_JONES, SPRINGS, argon, drive, settings, structures
+from h5ml.tests.kits.runner import FakeRunner
 
 ALL = tuple(ALGORITHMS)
 
@@ -136,6 +138,23 @@ def test_an_engine_that_does_not_repeat_itself_is_noticed(caplog):
     with caplog.at_level(logging.WARNING):
         drive(settings(), rattled(), model, after=short)
     assert "does not repeat itself" in caplog.text
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
+def test_asked_to_stop_it_yields_a_cut_block_and_resumes_bit_for_bit(stop_after):
+    config, inputs = settings("csvr"), {"crystal": structures(rattled()), "model": resolve_potential(LENNARD_JONES)}
+    whole = FakeRunner(MODULE, config.canonical(), inputs).run()
+    asked = iter([False] * stop_after + [True] * 1000)
+    generator = MODULE.function(config, inputs, Context(stopping=lambda: next(asked)))
+    first = next(generator)
+    generator.close()
+    cut = first.data["trajectory"]
+    assert cut.sizes["frame"] == min(stop_after + 1, config.block_frames)
+    rest = MODULE.function(config, inputs, Context(restart=first.restart, committed={"trajectory": cut.sizes["frame"]}))
+    joined = [cut, *(block.data["trajectory"] for block in rest)]
+    for name in ("positions", "velocities", "energy"):
+        found = np.concatenate([block[name].values for block in joined])
+        np.testing.assert_array_equal(found, whole.outputs["trajectory"][name].values)
 
 
 def test_a_missing_restart_state_is_an_error():

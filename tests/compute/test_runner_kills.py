@@ -59,7 +59,8 @@ def kill_often(store: Path, module: str, config: dict[str, Any], kills: int, see
             hits += 1
         process.communicate()
         readable = h5ml.open(store)
-        assert all(run.status in ("running", "done") for run in readable.runs.values())
+        ended = [(run.status, run.root_key, run.error) for run in readable.runs.values()]
+        assert all(status in ("running", "done") for status, _, _ in ended), ended
     process = child(store, module, "r", config, *scheduler)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors

@@ -164,3 +164,13 @@ def test_random_bytes_in_the_log_never_raise(engine: MemoryEngine, store: Store)
 def engine_of(store: Store) -> MemoryEngine:
     assert isinstance(store.engine, MemoryEngine)
     return store.engine
+
+
+def test_a_change_of_any_byte_of_the_log_is_found_and_named(engine: MemoryEngine, store: Store) -> None:
+    rich_store(store)
+    whole = b"".join(line + b"\n" for line in log_lines(engine))
+    rng = np.random.default_rng(1)
+    for place in range(int(rng.integers(7)), len(whole), 7):
+        text = bytearray(whole)
+        text[place] ^= int(rng.integers(1, 256))
+        assert any(f.key or f.run for f in read_chain(bytes(text)).findings), (place, text[place - 20 : place + 20])
