@@ -162,9 +162,9 @@ def run_plan(
         with interruptible() as stop:
             return execute_plan(plan, services, Setting(stop, progress or no_progress, logger), owned=False)
     finally:
-        committer.remove_folder()
         if chosen is not scheduler:
             chosen.close()
+        committer.recover()  # what workers that were still at it left behind
 
 
 def execute_plan(plan: Plan, services: Services, setting: Setting, owned: bool) -> Run:

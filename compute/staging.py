@@ -7,6 +7,7 @@ be done at any time, again, and after any kill.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -302,7 +303,7 @@ class Committer:
             self.merge(run_id)
             self.clear(run_id)
             found.append(run_id)
-        self.remove_folder()
+        self._sweep()
         return found
 
     def _is_fresh(self, run: Run) -> bool:
@@ -312,7 +313,15 @@ class Committer:
         newest = max((path.stat().st_mtime for path in self.files(run.id)), default=0.0)
         return time.time() - newest < FRESH_SECONDS
 
-    def remove_folder(self) -> None:
-        """Remove the staging folder once nothing is in it."""
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+    def _sweep(self) -> None:
+        """Remove files beside staging stores that are gone, and the folder once nothing is in it."""
+        if not self.folder.is_dir():
+            return
+        runs = self.main.catalogue.runs
+        for file in self.folder.iterdir():
+            run = runs.get(file.name.partition("-")[0])
+            whole = self.folder / (file.name.partition(".h5")[0] + ".h5")
+            if run is not None and not is_alive(run) and not self._is_fresh(run) and not whole.exists():
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something is in it
             self.folder.rmdir()

@@ -73,12 +73,10 @@ def test_dask_gives_the_same_digests(
 
 def test_calls_run_on_workers_at_once(store: Store, dask: Dask) -> None:
     config = {"cycles": 1, "n_records": 60, "sleep_s": 0.02}
-    began = time.perf_counter()
     run = go(store, "toy_orchestrator", scheduler=dask, config=config)
-    wall = time.perf_counter() - began
     walks = [made for made in store.runs.values() if made.module == "toy_block"]
-    assert sum(made.wall_s for made in walks) > 2.3
-    assert wall < 2.3 + 0.5 * len(walks)
+    assert max(made.started for made in walks) < min(str(made.ended) for made in walks)
+    assert all(made.wall_s > 1.2 for made in walks)
     assert all(made.environment["worker"]["pid"] != os.getpid() for made in walks)
     assert all(made.parent == run.id for made in walks)
 
@@ -218,6 +216,15 @@ def test_what_a_killed_campaign_staged_is_merged_before_anything_is_computed(
     assert run.environment["worker"]["pid"] == os.getpid()
     compare(store, straight(tmp_path, "toy_block", {"n_records": 40}))
     assert not committer.folder.exists()
+
+
+def test_files_that_a_dying_worker_left_are_swept(store: Store) -> None:
+    run = go(store, "toy_map", "m")
+    folder = staging_folder(store)
+    folder.mkdir()
+    (folder / f"{run.id}-abc.h5-lock").touch()
+    go(store, "toy_map", "m")
+    assert not folder.exists()
 
 
 def test_merging_again_or_an_older_attempt_changes_nothing(store: Store, tmp_path: Path) -> None:
