@@ -17,8 +17,8 @@ DAMAGED, TIMED_OUT = 7, 124
 _PR_SET_PDEATHSIG = 1
 _SENT_BY_A_PROCESS = 0
 
-_CRASH_MESSAGE = """The file is damaged: the HDF5 library crashed while reading it ({name}).
-  next:     restore the store from a copy; nothing was changed by this command"""
+_CRASH_MESSAGE = """The file is damaged: a library (libhdf5, as a rule) crashed while reading it ({name}).
+  next:     `h5ml audit` finds what is hit; restore the store from a copy; the last commit is what it was"""
 _TIMEOUT_MESSAGE = """The command did not end within {limit:g} s and was stopped.
   next:     raise --timeout (or H5ML_TIMEOUT); where the store is small, it is damaged: restore it from a copy"""
 _KILLED_MESSAGE = """The command was killed ({name}); the last commit is intact.

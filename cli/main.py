@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -134,8 +135,21 @@ def cli(ctx: click.Context, verbose: int, timeout_s: float | None) -> None:
 
 
 def main() -> None:
-    """Start the command line (the script ``h5ml``)."""
-    cli.main(prog_name="h5ml", obj={"guarded": True})
+    """Start the command line (the script ``h5ml``).
+
+    The process ends without tearing the interpreter down: threads of icechunk's runtime, and libhdf5 on a damaged
+    file, can crash in there after all work is done. What commands open they close themselves.
+    """
+    code = 1
+    try:
+        cli.main(prog_name="h5ml", obj={"guarded": True})
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

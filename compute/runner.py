@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..schemas.config import Config
-from ..schemas.errors import InvalidConfig
+from ..schemas.errors import H5mlError, InvalidConfig
 from ..schemas.run import Run
 from ..store.store import Store
 from .execution import Execution, Setting
@@ -164,7 +164,10 @@ def run_plan(
     finally:
         if chosen is not scheduler:
             chosen.close()
-        committer.recover()  # what workers that were still at it left behind
+        try:
+            committer.recover()  # what workers that were still at it left behind
+        except H5mlError as error:  # the next run merges it
+            logger.warning("what is staged in %s could not be merged: %s", committer.folder, error.message)
 
 
 def execute_plan(plan: Plan, services: Services, setting: Setting, owned: bool) -> Run:

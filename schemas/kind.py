@@ -217,7 +217,7 @@ def _brings_dims(value: Any) -> bool:
 def _check_free(kind: Kind, key: str | None, name: str, variable: xr.Variable) -> None:
     if variable.dtype.kind in "iuf" and variable.dtype.itemsize in (1, 2, 4, 8) and variable.dtype.str[1:] != "f2":
         return
-    if variable.dtype.kind in "OUT" or (variable.dtype.kind == "S" and variable.size == 0):
+    if variable.dtype.kind in "OUTb":  # booleans are stored as int8 with flag_meanings
         return
     raise _wrong(
         kind,

@@ -317,8 +317,9 @@ def _missing_node(ref: DataRef) -> Node:
 
 def _engine_node(fingerprint: dict[str, Any]) -> Node:
     text = canonical_json(fingerprint)
-    title = next(
-        (str(fingerprint[n]) for n in ("spelling", "name", "engine", "method") if fingerprint.get(n)), "engine"
+    parts = (fingerprint.get("engine"), fingerprint.get("method"))
+    title = str(
+        fingerprint.get("spelling") or fingerprint.get("name") or ":".join(str(p) for p in parts if p) or "engine"
     )
     return Node(f"engine:{text}", "engine", title, dict(fingerprint))
 

@@ -305,3 +305,11 @@ def test_nothing_changed_makes_no_commit(store: Store) -> None:
     with store.transaction():
         pass
     assert store.catalogue.commits == 1
+
+
+def test_booleans_are_kept_as_flags_that_every_tool_reads(store: Store) -> None:
+    store.write("t", xr.Dataset({"good": ("row", np.array([True, False, True]))}), TABLE)
+    found = store["t"]["good"].load()
+    assert found.dtype == np.int8
+    assert found.values.tolist() == [1, 0, 1]
+    assert found.attrs["flag_meanings"] == "false true"
