@@ -140,7 +140,7 @@ def _garbage(reader: Reader, catalogue: Catalogue, *, keep_versions: int, restar
 
 
 def _restart_is_garbage(catalogue: Catalogue, identity: str, *, finished: bool) -> str:
-    runs = [run for run in catalogue.runs.values() if run.prefix_id == identity]
+    runs = [run for run in catalogue.runs.values() if run.id == identity]
     if not runs:
         return "no run refers to it"
     if any(run.status != "done" for run in runs):

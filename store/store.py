@@ -332,7 +332,7 @@ class Store:
         return found[0]
 
     def restart(self, identity: str) -> xr.Dataset | None:
-        """The restart state kept for a prefix id, loaded; None where there is none."""
+        """The restart state kept for a run id, loaded; None where there is none."""
         from .lazy import lazy_dataset
 
         if identity not in self.catalogue.restarts:

@@ -134,7 +134,7 @@ class Transaction:
         self._operations.append(lambda work: work.emit(event_of("run", run=record)))
 
     def restart(self, identity: str, dataset: xr.Dataset) -> None:
-        """Keep the restart state of a run (by its prefix id) in place of the one before."""
+        """Keep the restart state of a run (by its id) in place of the one before."""
         ready = prepare(dataset, kind_named("observables"))
         self._operations.append(lambda work: work.restart(identity, ready))
 

@@ -111,7 +111,7 @@ def copy(
         done += len(batch)
     rest: list[Operation] = [partial(_record, runs=runs, report=report)] if not plan else []
     rest += [partial(_annotate, entry=entry) for entry in tags]
-    rest += [partial(_copy_restart, source=source, identity=run.prefix_id) for run in runs]
+    rest += [partial(_copy_restart, source=source, identity=run.id) for run in runs]
     if rest:
         target.execute([_once(rest, report)], f"copy from {source.location}")
     if progress is not None:

@@ -209,11 +209,11 @@ def test_a_restart_state_travels_with_its_run(make: Make) -> None:
     with source.transaction() as transaction:
         transaction.record(run)
         transaction.write("md/table", sample("table"), "table", run=run.id)
-        transaction.restart(run.prefix_id, sample("observables"))
+        transaction.restart(run.id, sample("observables"))
     copy(source, target)
-    restart = target.restart(run.prefix_id)
+    restart = target.restart(run.id)
     assert restart is not None
-    xr.testing.assert_identical(restart, source.restart(run.prefix_id))
+    xr.testing.assert_identical(restart, source.restart(run.id))
     assert audit(target).ok
 
 
@@ -273,7 +273,7 @@ def test_gc_keeps_what_a_longer_run_continues_from(make: Make) -> None:
     with store.transaction() as transaction:
         for run in [*runs.values(), gone]:
             transaction.record(run)
-            transaction.restart(run.prefix_id, sample("observables"))
+            transaction.restart(run.id, sample("observables"))
             transaction.stash(run.id, "map", {0: b"12345"})
         transaction.restart("nobody", sample("observables"))
         transaction.write("md_done/table", sample("table"), "table", run=runs["done"].id)
@@ -286,16 +286,16 @@ def test_gc_keeps_what_a_longer_run_continues_from(make: Make) -> None:
     assert found == {
         ("stash", runs["done"].id),
         ("stash", gone.id),
-        ("restart", gone.prefix_id),
+        ("restart", gone.id),
         ("restart", "nobody"),
         ("orphan", ".h5ml/stash/lost"),
     }
     assert report.bytes > 0
     assert any("by/hand" in text for text in report.leftovers)
     assert "by/hand" in engine.groups
-    assert store.restart(runs["done"].prefix_id) is not None
+    assert store.restart(runs["done"].id) is not None
     assert runs["failed"].id in store.catalogue.stashes
-    assert {item.name for item in gc(store, restarts=True).items} == {runs["done"].prefix_id}
+    assert {item.name for item in gc(store, restarts=True).items} == {runs["done"].id}
     assert [f.code for f in audit(store).failures()] == ["unknown_group"]
 
 
