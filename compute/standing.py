@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import ComputeFailed, KeyTaken, UnknownKey
 from ..schemas.run import Run
-from ..store.catalogue import Catalogue, Entry, snapshot
+from ..store.catalogue import Catalogue, Entry
 from ..store.store import Store
 from .commit import busy
 from .identity import is_alive
@@ -124,7 +124,7 @@ def _look_up(store: Store, plan: Plan, *, owned: bool) -> Standing:
     catalogue = store.catalogue
     run = catalogue.runs.get(plan.run_id)
     keys = {name: plan.key(name) for name in plan.outputs}
-    newest = {name: snapshot(catalogue.newest(key)) for name, key in keys.items() if key in catalogue}
+    newest = {name: catalogue.newest(key) for name, key in keys.items() if key in catalogue}
     if run is not None and not owned and is_alive(run):
         raise busy(run)
     if run is not None and run.status == "done":
@@ -238,7 +238,7 @@ def _elsewhere(catalogue: Catalogue, run: Run, plan: Plan) -> dict[str, Entry] |
     if not found or set(found) != set(plan.outputs):
         return None
     entries = {
-        name: snapshot(entry)
+        name: entry
         for name, entry in found.items()
         if entry is not None and not entry.purged and entry.digest == run.outputs[name].digest
     }

@@ -15,7 +15,7 @@ from .log import GENESIS, Commit, Event
 VERSIONS = ".h5ml/versions"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One version of a key.
 
@@ -233,8 +233,8 @@ class Catalogue:
         if key not in self.entries:
             self._count_parents(key, 1)
         older = self.entries.setdefault(key, {})
-        for number, entry in older.items():
-            entry.path = version_path(key, number)
+        for number, entry in list(older.items()):
+            older[number] = replace(entry, path=version_path(key, number))
         older[version] = Entry(
             key=key,
             version=version,
@@ -261,20 +261,39 @@ class Catalogue:
             if not self.interior[key]:
                 del self.interior[key]
 
+    def _change(self, event: Event, **changes: Any) -> None:
+        """Put a changed copy in the place of an entry: those handed out before stay as they were."""
+        versions = self.entries[event["key"]]
+        versions[event["version"]] = replace(versions[event["version"]], **changes)
+
+    def _known(self, event: Event) -> Entry:
+        return self.entries[event["key"]][event["version"]]
+
     def _append(self, event: Event, commit: Commit) -> None:
-        entry = self.entries[event["key"]][event["version"]]
-        entry.digest, entry.modified, entry.records = event["digest"], commit.time, event["records"]
-        entry.sizes.update(event["sizes"])
-        entry.chains.update(event["chains"])
-        entry.facts = dict(event.get("facts", entry.facts))
-        entry.run = event.get("run", entry.run)
+        entry = self._known(event)
+        self._change(
+            event,
+            digest=event["digest"],
+            modified=commit.time,
+            records=event["records"],
+            sizes={**entry.sizes, **event["sizes"]},
+            chains={**entry.chains, **event["chains"]},
+            facts=event.get("facts", entry.facts),
+            run=event.get("run", entry.run),
+        )
 
     def _replace(self, event: Event, commit: Commit) -> None:
-        entry = self.entries[event["key"]][event["version"]]
-        entry.digest, entry.modified, entry.records = event["digest"], commit.time, event.get("records", 0)
-        entry.sizes, entry.attributes = dict(event["sizes"]), dict(event["attributes"])
-        entry.facts, entry.chains = dict(event.get("facts", {})), dict(event.get("chains", {}))
-        entry.run = event.get("run", entry.run)
+        self._change(
+            event,
+            digest=event["digest"],
+            modified=commit.time,
+            records=event.get("records", 0),
+            sizes=event["sizes"],
+            attributes=event["attributes"],
+            facts=event.get("facts", {}),
+            chains=event.get("chains", {}),
+            run=event.get("run", self._known(event).run),
+        )
 
     def _run(self, event: Event, commit: Commit) -> None:  # noqa: ARG002
         record = event["run"]
@@ -304,10 +323,10 @@ class Catalogue:
         moved = self.entries.pop(source)
         self._count_parents(source, -1)
         self._count_parents(target, 1)
-        for entry in moved.values():
-            entry.path = target if entry.path == source else version_path(target, entry.version)
-            entry.key = target
-        self.entries[target] = moved
+        self.entries[target] = {
+            version: replace(entry, key=target, path=target if entry.path == source else version_path(target, version))
+            for version, entry in moved.items()
+        }
         self.aliases[source] = target
         self.aliases.pop(target, None)
         self._removed_versions[target] = max(
@@ -319,41 +338,26 @@ class Catalogue:
         del self.entries[key][version]
         self._removed_versions[key] = max(self._removed_versions.get(key, 0), version)
         if self.entries[key]:
-            self.newest(key).path = key
+            newest = self.newest(key)
+            self.entries[key][newest.version] = replace(newest, path=key)
         else:
             del self.entries[key]
             self._count_parents(key, -1)
 
     def _purge(self, event: Event, commit: Commit) -> None:  # noqa: ARG002
-        self.entries[event["key"]][event["version"]].purged = True
+        self._change(event, purged=True)
 
     def _restore(self, event: Event, commit: Commit) -> None:  # noqa: ARG002
-        self.entries[event["key"]][event["version"]].purged = False
+        self._change(event, purged=False)
 
     def _tag(self, event: Event, commit: Commit) -> None:  # noqa: ARG002
-        tags = self.entries[event["key"]][event["version"]].tags
-        if event.get("remove"):
-            tags.remove(event["tag"])
-        elif event["tag"] not in tags:
-            tags.append(event["tag"])
+        others = [tag for tag in self._known(event).tags if tag != event["tag"]]
+        self._change(event, tags=others if event.get("remove") else [*others, event["tag"]])
 
     def _note(self, event: Event, commit: Commit) -> None:
         note = {"time": event.get("time", commit.time), "author": event.get("author", ""), "text": event["text"]}
-        self.entries[event["key"]][event["version"]].notes.append(note)
+        self._change(event, notes=[*self._known(event).notes, note])
 
 
 def _updated(run: Run, record: Mapping[str, Any]) -> Run:
     return Run.model_validate({**run.record(), **record})
-
-
-def snapshot(entry: Entry) -> Entry:
-    """A copy of an entry that later commits do not change."""
-    return replace(
-        entry,
-        sizes=dict(entry.sizes),
-        attributes=dict(entry.attributes),
-        facts=dict(entry.facts),
-        chains=dict(entry.chains),
-        tags=list(entry.tags),
-        notes=list(entry.notes),
-    )

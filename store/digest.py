@@ -2,13 +2,14 @@
 
 A variable is hashed in fixed blocks of rows along its first axis, and the block digests are chained:
 ``chain_k = H(chain_(k-1) || H(block_k))`` with BLAKE3; the digest of the variable is ``H(chain || H(rest))``, where the
-rest is the rows after the last whole block (maybe none). The digest of a dataset is that of a canonical JSON text of its
-attributes and, per variable, dims, dtype, shape, attributes and digest. So an append needs the chain (32 bytes) and the
-rest alone.
+rest is the rows after the last whole block (maybe none). The digest of a dataset is that of a canonical JSON text of
+its attributes and, per variable, dims, dtype, shape, attributes and digest. So an append needs the chain (32 bytes)
+and the rest alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ def block_rows(dtype: str, shape: tuple[int, ...]) -> int:
     """Rows in a hash block: the largest power of two whose block is at most 1 MiB (at least one row)."""
     if dtype == TEXT or not shape:
         return TEXT_BLOCK_ROWS
-    row = np.dtype(dtype).itemsize * int(np.prod(shape[1:], dtype=np.int64))
+    row = np.dtype(dtype).itemsize * math.prod(shape[1:])
     return 1 << max(0, (BLOCK_BYTES // max(row, 1)).bit_length() - 1)
 
 
@@ -192,7 +193,7 @@ def row_blocks(shape: tuple[int, ...], dtype: str, target: int = 8 << 20) -> Ite
         return
     step = block_rows(dtype, shape)
     if dtype != TEXT:
-        row = max(1, np.dtype(dtype).itemsize * int(np.prod(shape[1:], dtype=np.int64)))
+        row = max(1, np.dtype(dtype).itemsize * math.prod(shape[1:]))
         step *= max(1, target // (row * step))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))

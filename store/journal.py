@@ -14,7 +14,6 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,7 +35,7 @@ from .wal import (
 _LOGGER = logging.getLogger(__name__)
 _SMALL_TAIL = 1 << 20
 """New bytes up to this many go into the log as well, which saves a sync of the data file."""
-_BATCH = 256
+_CLEAN_PAGES = 1024
 
 
 class PagedFile(Pages):
@@ -270,7 +269,7 @@ class PagedFile(Pages):
                 raise
             raise write_failed(self.path, "committing", error) from error
         if changed:
-            self._dirty.clear()
+            self._remember()
             self._settle(self._length, max(self._reach, self._length))
         else:
             self.rollback()
@@ -278,17 +277,20 @@ class PagedFile(Pages):
             self.apply(0.0 if self.waiting > 1 else 0.1)
         return changed
 
+    def _remember(self) -> None:
+        """Keep what was just committed at hand: the next transaction changes much the same pages."""
+        if self._length < self._committed or len(self._clean) + len(self._dirty) > _CLEAN_PAGES:
+            self._clean.clear()
+        self._clean.update((page, bytes(block)) for page, block in self._dirty.items())
+        self._dirty.clear()
+
     def _changed(self) -> list[tuple[int, Bytes]]:
         """Pages of the older part that differ from what is committed."""
         changed: list[tuple[int, Bytes]] = []
-        for first, count in _runs(sorted(self._dirty)):
-            old = bytearray(count * PAGE)
-            self._read_committed(memoryview(old), first * PAGE)
-            for index in range(count):
-                page = first + index
-                block = self._dirty[page]
-                if page * PAGE >= self._committed or old[index * PAGE : (index + 1) * PAGE] != block:
-                    changed.append((page, block))
+        for page in sorted(self._dirty):
+            block = self._dirty[page]
+            if page * PAGE >= self._committed or self._committed_page(page) != block:
+                changed.append((page, block))
         return changed
 
     def _write_log(self, pages: list[tuple[int, Bytes]]) -> None:
@@ -296,16 +298,17 @@ class PagedFile(Pages):
             head = bytes(pages[0][1])
             if not head.startswith(SIGNATURE):
                 raise ValueError("no HDF5 file was written: its signature is missing at offset 0")
-        tail = self._length - self._edge
+        tail, in_file = self._length - self._edge, range(0)
         if 0 < tail <= _SMALL_TAIL:
             block = memoryview(bytearray(pages_for(tail) * PAGE))
             read_full(self._disk, self._fd, block[:tail], self._edge)
             first = self._edge // PAGE
+            in_file = range(first, first + tail // PAGE)
             pages += [(first + i, block[i * PAGE : (i + 1) * PAGE]) for i in range(len(block) // PAGE)]
         elif tail > 0:
             self._sync(self._fd)
         try:
-            self._log.append(pages, self._length, self._head() if not self.pending else b"")
+            self._log.append(pages, self._length, self._head() if not self.pending else b"", in_file)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 self._refuse()
@@ -380,13 +383,3 @@ class PagedFile(Pages):
     def _refuse(self) -> None:
         """After a failed sync the system may have dropped the data: trying again would only seem to work."""
         self._refused = f"{self.path} takes no more writes after a failure; the last commit is intact"
-
-
-def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
-    """Group ascending page numbers into (first, count)."""
-    start = 0
-    for index in range(1, len(pages) + 1):
-        whole = index == len(pages) or pages[index] != pages[start] + index - start or index - start == _BATCH
-        if whole:
-            yield pages[start], index - start
-            start = index

@@ -38,6 +38,7 @@ class Pages:
         self._fd = -1
         self._wal: Wal | None = None
         self._dirty: dict[int, bytearray] = {}
+        self._clean: dict[int, bytes] = {}
         self._position = self._length = self._committed = 0
         self._reach = self._edge = self._physical = 0
         self._failure: StoreWriteFailed | None = None
@@ -79,7 +80,7 @@ class Pages:
             view = view[:size]
         self._position = start + size
         first, inner = divmod(start, PAGE)
-        block = self._dirty.get(first)
+        block = self._dirty.get(first) or self._clean.get(first)
         if block is not None and inner + size <= PAGE:
             view[:] = block[inner : inner + size]
         elif size:
@@ -150,8 +151,16 @@ class Pages:
         """Return the running transaction's copy of a page."""
         block = self._dirty.get(page)
         if block is None:
-            block = self._dirty[page] = bytearray(PAGE)
-            self._read_committed(memoryview(block), page * PAGE)
+            block = self._dirty[page] = bytearray(self._committed_page(page))
+        return block
+
+    def _committed_page(self, page: int) -> bytes:
+        """Return the committed content of a page; a writer keeps those that it changed lately."""
+        block = self._clean.get(page)
+        if block is None:
+            buffer = bytearray(PAGE)
+            self._read_committed(memoryview(buffer), page * PAGE)
+            block = bytes(buffer)
         return block
 
     def _write_tail(self, view: memoryview, start: int) -> None:

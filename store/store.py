@@ -14,7 +14,7 @@ from ..schemas.kind import Kind
 from ..schemas.run import Run
 from . import log
 from .blob import unpack
-from .catalogue import Catalogue, Entry, snapshot
+from .catalogue import Catalogue, Entry
 from .engine import Array, Engine, Reader, Selection, Writer
 from .prepare import Storage
 from .query import Query, select
@@ -204,7 +204,7 @@ class Store:
     def _own(self, key: str) -> Entry:
         """The entry that this store has just written: no need to look for commits of others."""
         with self._lock:
-            return snapshot(self._catalogue.entry(key))
+            return self._catalogue.entry(key)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -233,11 +233,11 @@ class Store:
         UnknownKey
             Names the nearest keys.
         """
-        return snapshot(self.catalogue.entry(reference))
+        return self.catalogue.entry(reference)
 
     def entries(self, under: str = "") -> list[Entry]:
         """The newest version of every key below a path."""
-        return [snapshot(self.catalogue.newest(key)) for key in self.keys(under)]
+        return [self.catalogue.newest(key) for key in self.keys(under)]
 
     def query(self, **conditions: Any) -> list[Entry]:
         """Entries that fulfil all conditions; see ``Query`` for their names.
@@ -246,7 +246,7 @@ class Store:
         --------
         >>> store.query(kind="trajectory", elements=["C", "N"], min_records=100)  # doctest: +SKIP
         """
-        return [snapshot(entry) for entry in select(self.catalogue, Query.parse(conditions, where="query"))]
+        return list(select(self.catalogue, Query.parse(conditions, where="query")))
 
     def dataset(self, reference: str, chunks: Any = None) -> xr.Dataset:
         """A stored dataset, read when looked at.

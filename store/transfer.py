@@ -15,7 +15,7 @@ from ..schemas.kind import Kind
 from ..schemas.kinds import kinds
 from ..schemas.run import Run
 from .audit_data import nbytes
-from .catalogue import Entry, snapshot, version_path
+from .catalogue import Entry, version_path
 from .digest import VariableHeader
 from .engine import Array, GroupLayout, Reader
 from .log import event_of
@@ -161,10 +161,7 @@ def choose(store: Store, keys: Collection[str] | None, *, ancestors: bool, versi
     # an older version always before a newer one of its key
     order = {reference: n for n, reference in enumerate(chosen)}
     first = {e.key: min(order[o.reference] for o in chosen.values() if o.key == e.key) for e in _multiple(chosen)}
-    return [
-        snapshot(e)
-        for e in sorted(chosen.values(), key=lambda e: (first.get(e.key, order[e.reference]), e.key, e.version))
-    ]
+    return sorted(chosen.values(), key=lambda e: (first.get(e.key, order[e.reference]), e.key, e.version))
 
 
 def _multiple(chosen: dict[str, Entry]) -> list[Entry]:

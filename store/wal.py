@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from blake3 import blake3
@@ -148,8 +148,9 @@ class Wal:
         read_full(self._disk, self._fd, digest, end)
         return hasher.digest() == digest
 
-    def _adopt(self, pages: Sequence[int], start: int, length: int) -> None:
-        self.index.update(zip(pages, range(start, start + len(pages) * PAGE, PAGE), strict=True))
+    def _adopt(self, pages: Sequence[int], start: int, length: int, in_file: Container[int] = ()) -> None:
+        places = range(start, start + len(pages) * PAGE, PAGE)
+        self.index.update((page, at) for page, at in zip(pages, places, strict=True) if page not in in_file)
         if length < self.length:
             for page in [page for page in self.index if page * PAGE >= length]:
                 del self.index[page]
@@ -202,7 +203,9 @@ class Wal:
         read_full(self._disk, self._fd, memoryview(block), start)
         return block
 
-    def append(self, pages: Sequence[tuple[int, Bytes]], length: int, head: Bytes) -> None:
+    def append(
+        self, pages: Sequence[tuple[int, Bytes]], length: int, head: Bytes, in_file: Container[int] = ()
+    ) -> None:
         """Append one section and sync it: on return the commit is durable.
 
         Parameters
@@ -213,6 +216,9 @@ class Wal:
             Length of the store after this commit.
         head : bytes
             The data file's first page as it stands, wanted only for the first section.
+        in_file : container of int
+            Pages that this process has also written to the data file, past the end that readers see: only a
+            recovery takes them from the log.
         """
         if not self.sections:
             self.generation, self._base = os.urandom(16), _state(head)
@@ -230,7 +236,7 @@ class Wal:
         except OSError:
             self._cut()
             raise
-        self._adopt(numbers, self._end + len(lead) + 8 * len(pages), length)
+        self._adopt(numbers, self._end + len(lead) + 8 * len(pages), length, in_file)
         self._end = end
 
     def _write_section(self, lead: bytes, pages: Sequence[tuple[int, Bytes]]) -> int:

@@ -54,8 +54,8 @@ def allowed(path: Path, target: str) -> bool:
 RUNNERS = {
     f"compute/{name}"
     for name in (
-        "__init__ campaign commit execution identity inputs maps plan registry replay requests runner scheduler signals staging "
-        "standing take_over"
+        "__init__ campaign commit execution identity inputs maps plan registry replay requests runner scheduler "
+        "signals staging standing take_over"
     ).split()
 }
 
