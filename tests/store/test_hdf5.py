@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,13 @@ from h5ml.schemas.errors import (
 from h5ml.store.engine import ArrayLayout, GroupLayout
 from h5ml.store.hdf5 import HDF5Engine
 from h5ml.tests.kits.engine import ATTRIBUTES, NUMERIC, EngineSuite, append, copy_all, frames, group, put
+from h5ml.tests.kits.hdf5 import other, settled
 from h5ml.tests.kits.openness import check_openness, contents
 
 
 class TestHDF5(EngineSuite):
     def build(self, folder: Path) -> HDF5Engine:
         return HDF5Engine(folder / "store.h5")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[HDF5Engine]:
-    engine = HDF5Engine(tmp_path / "store.h5")
-    engine.make()
-    yield engine
-    engine.close()
-
-
-def other(engine: HDF5Engine) -> HDF5Engine:
-    return HDF5Engine(engine.location)
-
-
-def settled(engine: HDF5Engine) -> None:
-    """Wait until nothing waits in the redo log."""
-    deadline = time.monotonic() + 10
-    while any("wait" in warning for warning in engine.warnings()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # ----------------------------------------------------------------------------- openness

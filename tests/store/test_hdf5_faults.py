@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +23,8 @@ from h5ml.schemas.errors import (
 from h5ml.store.hdf5 import HDF5Engine
 from h5ml.tests.kits import engine as kit
 from h5ml.tests.kits.engine import append, copy_all, frames, get, group, put, same
+from h5ml.tests.kits.hdf5 import other, settled
 from h5ml.tests.kits.openness import check_openness, contents
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[HDF5Engine]:
-    engine = HDF5Engine(tmp_path / "store.h5")
-    engine.make()
-    yield engine
-    engine.close()
-
-
-def other(engine: HDF5Engine) -> HDF5Engine:
-    return HDF5Engine(engine.location)
-
-
-def settled(engine: HDF5Engine) -> None:
-    """Wait until nothing waits in the redo log."""
-    deadline = time.monotonic() + 10
-    while any("wait" in warning for warning in engine.warnings()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
 
 # ----------------------------------------------------------------------------- damage
 
