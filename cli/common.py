@@ -183,21 +183,8 @@ def kind_of(entry: Entry) -> Kind:
     """
     from ..schemas.kinds import kind_named
 
-    return known_schema(kind_named(entry.kind), entry.schema_version, entry.reference)
-
-
-def known_schema(kind: Kind, version: object, where: object) -> Kind:
-    """The kind, where the version of its schema is one that this h5ml knows; see ``kind_of``."""
-    from ..schemas.errors import InvalidData
-
-    if not isinstance(version, int) or not 1 <= version <= kind.version:
-        raise InvalidData(
-            f"The data have another schema of the kind {kind.name} than this h5ml knows.",
-            key=where,
-            expected=f"schema version {kind.version}",
-            found=f"schema version {version}",
-            hint="install a newer h5ml",
-        )
+    kind = kind_named(entry.kind)
+    kind.check_version(entry.schema_version, entry.reference)
     return kind
 
 

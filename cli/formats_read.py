@@ -10,7 +10,6 @@ import numpy as np
 
 from ..schemas.errors import H5mlError, InvalidData
 from ..schemas.kinds import STRUCTURES, kind_named
-from .common import known_schema
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,7 +111,9 @@ def read_netcdf(path: Path, kind: str | None = None) -> xr.Dataset:
         variable.encoding.clear()
     found = dataset.attrs.get("schema_version", 1)
     version = found.item() if hasattr(found, "item") else found
-    known_schema(kind_named(str(named)), version, path).check(dataset, key=str(path))
+    known = kind_named(str(named))
+    known.check_version(version, path)
+    known.check(dataset, key=str(path))
     return dataset
 
 

@@ -199,6 +199,7 @@ def check_kind(name: str, entry: Entry, kind: Kind) -> None:
             found=entry.kind,
             hint=f"`h5ml ls` shows the kinds of keys; `h5ml kinds {kind.name}` what is needed",
         )
+    kind.check_version(entry.schema_version, entry.reference)
 
 
 def find_potential(store: Store, text: str, *, trust_pickle: bool = False, device: str = "cpu") -> Input:

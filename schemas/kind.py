@@ -158,6 +158,23 @@ class Kind:
         self.check(dataset)
         return dataset
 
+    def check_version(self, version: object, where: object) -> None:
+        """Refuse data that were written with another schema than this h5ml knows.
+
+        Raises
+        ------
+        InvalidData
+            If the version of their schema is none of 1 to ``self.version``.
+        """
+        if not isinstance(version, int) or not 1 <= version <= self.version:
+            raise InvalidData(
+                f"The data have another schema of the kind {self.name} than this h5ml knows.",
+                key=where,
+                expected=f"schema version {self.version}",
+                found=f"schema version {version}",
+                hint="install a newer h5ml",
+            )
+
     def check(self, dataset: xr.Dataset, *, key: str | None = None) -> None:
         """Compare a dataset with the schema.
 

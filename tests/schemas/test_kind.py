@@ -75,3 +75,10 @@ def test_units_convert_within_their_family_only() -> None:
         factor("eV", "Angstrom")
     with pytest.raises(InvalidData, match="did you mean"):
         factor("Angstrm", "Angstrom")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_data_of_an_unknown_schema_version_are_refused(version: object) -> None:
+    STRUCTURES.check_version(1, "pool@1")
+    with pytest.raises(InvalidData, match="schema version"):
+        STRUCTURES.check_version(version, "pool@1")
