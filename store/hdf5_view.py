@@ -70,7 +70,8 @@ class HDF5Reader:
 
     def exists(self, path: str) -> bool:
         """Whether a leaf group lies there."""
-        return path in self.opened or self._kind(path) == "leaf"
+        with self.telling(path):
+            return path in self.opened or self._kind(path) == "leaf"
 
     def layout(self, path: str) -> GroupLayout:
         """What lies at a path."""
