@@ -38,8 +38,9 @@ class HDF5Reader:
     """
 
     def __init__(self, file: h5py.File, location: str, opened: dict[str, Leaf] | None = None) -> None:
-        self._root = h5g.open(file.id, b"/")
         self._location = location
+        with self.telling("/"):
+            self._root = h5g.open(file.id, b"/")
         self.opened: dict[str, Leaf] = {} if opened is None else opened
 
     def damaged(self, path: str, error: Exception) -> H5mlError:
@@ -70,8 +71,7 @@ class HDF5Reader:
 
     def exists(self, path: str) -> bool:
         """Whether a leaf group lies there."""
-        with self.telling(path):
-            return path in self.opened or self._kind(path) == "leaf"
+        return path in self.opened or self._kind(path) == "leaf"
 
     def layout(self, path: str) -> GroupLayout:
         """What lies at a path."""
