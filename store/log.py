@@ -22,7 +22,7 @@ from .engine import ArrayLayout, GroupLayout, Reader, Writer
 LOG_PATH = ".h5ml/log"
 FORMAT = 1
 GENESIS = "0" * 64
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 
 Event = dict[str, Any]
 
