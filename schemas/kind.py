@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidData, nearest
-from .units import spelled
+from .units import factor, spelled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -272,10 +272,21 @@ def _check_variable(kind: Kind, key: str | None, variable: Variable, found: xr.V
             f"The variable {variable.name} has the wrong unit.",
             variable.units,
             "no unit" if unit is None else str(unit),
-            f"convert the values and set the attribute units={variable.units!r}",
+            _conversion(unit, variable.units),
         )
     if variable.finite and found.dtype.kind == "f":
         _check_finite(kind, key, variable, np.asarray(found.data))
+
+
+def _conversion(found: object, wanted: str) -> str:
+    """What to do about a wrong unit: by which factor to multiply, where the two measure the same."""
+    label = f"set the attribute units={wanted!r}"
+    if found is None:
+        return f"make sure that the values are in {wanted}, and {label}"
+    try:
+        return f"multiply the values by {factor(str(found), wanted):.10g} and {label}"
+    except InvalidData as error:
+        return f"{error.hint}; then {label}"
 
 
 def _check_finite(kind: Kind, key: str | None, variable: Variable, values: np.ndarray[Any, Any]) -> None:

@@ -160,30 +160,11 @@ def _draw_node(axes: Any, node: Node, place: Place, height: float, *, chosen: bo
     )
     titles, details = wrapped(node.title), wrapped(node.details, 36) if node.details else []
     top = y + height / 2 - PAD / 2 - LINE / 2
-    for number, line in enumerate(titles):
-        axes.text(
-            x,
-            top - number * LINE,
-            line,
-            fontsize=8.5,
-            fontweight="bold",
-            ha="center",
-            va="center",
-            zorder=3,
-            parse_math=False,
-        )
-    for number, line in enumerate(details, len(titles)):
-        axes.text(
-            x,
-            top - number * LINE,
-            line,
-            fontsize=7,
-            color="#444444",
-            ha="center",
-            va="center",
-            zorder=3,
-            parse_math=False,
-        )
+    title_style: dict[str, Any] = {"fontsize": 8.5, "fontweight": "bold"}
+    detail_style: dict[str, Any] = {"fontsize": 7, "color": "#444444"}
+    lines = [(line, title_style) for line in titles] + [(line, detail_style) for line in details]
+    for number, (line, font) in enumerate(lines):
+        axes.text(x, top - number * LINE, line, ha="center", va="center", zorder=3, parse_math=False, **font)
 
 
 def _draw_edges(axes: Any, graph: Graph, places: dict[str, Place], ways: dict[tuple[str, str], list[str]]) -> None:
