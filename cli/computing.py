@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 INPUT = "input_"
-_HOW_MANY = {"One": "", "Optional": " (may be left out)", "Many": " (repeat it for several)"}
+_HOW_MANY = {
+    "one": "",
+    "at most one": " (may be left out)",
+    "one or more": " (repeat it for several)",
+    "any number": " (may be left out; repeat it for several)",
+}
 
 
 class ModuleGroup(click.Group):
@@ -82,16 +87,16 @@ def _help(module: Module) -> str:
 def _input_options(module: Module) -> list[click.Parameter]:
     made: list[click.Parameter] = []
     for name, wanted in module.reads.items():
-        is_potential = wanted.kind.name == "potential"
+        is_potential = wanted.is_potential
         text = "The potential: engine:method, as tblite:GFN1-xTB, ase:emt, file:PATH.model, or the key of a checkpoint."
-        text = text if is_potential else f"Key of kind {wanted.kind.name}."
-        how_many = _HOW_MANY[type(wanted).__name__]
+        text = text if is_potential else f"Key of kind {wanted.kind_names}."
+        how_many = _HOW_MANY[wanted.number]
         made.append(
             DashedOption(
                 [*spellings(name), INPUT + name],
                 help=f"{text.removesuffix('.')}{how_many}.",
                 metavar="MODEL" if is_potential else "KEY",
-                multiple=how_many.endswith("several)"),
+                multiple=wanted.most is None,
                 type=click.STRING if is_potential else KEY,
             )
         )

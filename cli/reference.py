@@ -107,7 +107,7 @@ def modules(name: str | None, as_json: bool) -> None:
 
 
 def _reads(module: Module) -> list[str]:
-    return [f"{name} ({spec.kind.name}, {type(spec).__name__.lower()})" for name, spec in module.reads.items()]
+    return [f"{name} ({spec.kind_names}, {spec.number})" for name, spec in module.reads.items()]
 
 
 def _writes(module: Module) -> dict[str, str]:
@@ -120,7 +120,7 @@ def _writes(module: Module) -> dict[str, str]:
 
 def _print_module(module: Module) -> None:
     click.echo(f"# {module.name} (version {module.version})\n\n{module.summary}\n")
-    rows = [(f"--{name.replace('_', '-')}", s.kind.name, type(s).__name__.lower()) for name, s in module.reads.items()]
+    rows = [(f"--{name.replace('_', '-')}", s.kind_names, s.number) for name, s in module.reads.items()]
     _markdown(("reads", "kind", "how many"), rows)
     written = _writes(module)
     if written:
@@ -135,7 +135,7 @@ def _module_record(module: Module) -> dict[str, Any]:
         "name": module.name,
         "version": module.version,
         "description": module.summary,
-        "reads": {n: {"kind": s.kind.name, "how_many": type(s).__name__.lower()} for n, s in module.reads.items()},
+        "reads": {n: {"kind": s.kind_names, "how_many": s.number} for n, s in module.reads.items()},
         "writes": _writes(module),
         "config": module.config.model_json_schema(),
     }

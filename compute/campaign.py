@@ -13,7 +13,7 @@ from ..schemas.key import parse_reference
 from ..schemas.kind import Kind
 from ..schemas.run import Run
 from ..store.store import Store
-from .module import Module, PotentialKind, Progress
+from .module import Module, Progress
 from .plan import Plan, check_inputs, split_options
 from .registry import Registry
 from .runner import plan_run, run_plan
@@ -97,7 +97,7 @@ def _check_step(
         inputs, settings = split_options(module, step.options, step.key)
         listed = check_inputs(module, inputs, step.key)
         config = module.config.parse(settings, where=step.key)
-        return module, listed, dict(module.outputs(config))
+        return module, listed, dict(module.makes(config))
     except H5mlError as error:
         entry = next((name for name in step.lines if error.found and name == error.found.split(" = ")[0]), None)
         place = campaign.where(step, entry or ("compute" if error.found == step.module else None))
@@ -126,10 +126,10 @@ def _check_read(
     makes: Mapping[str, Kind] | None,
 ) -> None:
     """Whether what a step reads is there, or will be, and of the right kind as far as that is known by now."""
-    kind, step = module.reads[name].kind, campaign.steps[key]
+    wanted, step = module.reads[name], campaign.steps[key]
     maker = _maker(campaign, text)
     if maker is None:
-        if text in store or (isinstance(kind, PotentialKind) and ":" in text):
+        if text in store or (wanted.is_potential and ":" in text):
             return
         known = [*campaign.steps, *store.keys()]
         raise UnknownKey(
@@ -148,11 +148,11 @@ def _check_read(
             found=text,
             hint=nearest(text, [f"{maker}/{made}" for made in makes]),
         )
-    if makes[output].name != kind.name and not isinstance(kind, PotentialKind):
+    if not wanted.takes(makes[output].name):
         raise WrongKind(
             f"The step {key} reads a key of the wrong kind.",
             key=f"{text} ({campaign.where(step, name)})",
-            expected=kind.name,
+            expected=wanted.kind_names,
             found=makes[output].name,
         )
 

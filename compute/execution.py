@@ -195,6 +195,7 @@ class Execution:
                 stopping=self.setting.stop,
                 restart=self.start.restart,
                 committed=dict(self.committed),
+                sources=self.plan.sources(),
             )
             stop.immediate = True  # there is no request to wait for while a plain function computes
             try:

@@ -52,6 +52,10 @@ class StoredInput:
         entry = self.store.catalogue.locate(self.ref)
         if entry is None:
             raise UnknownKey("An input is gone.", key=f"{self.ref.key}@{self.ref.version}")
+        if self.ref.kind == "selection":
+            from ..store.gather import gather
+
+            return gather(self.store, entry)
         dataset = self.store.dataset(entry.reference)
         longer = {dim: size for dim, size in self.sizes.items() if dataset.sizes.get(dim, size) > size}
         return dataset.isel({dim: slice(0, size) for dim, size in longer.items()}) if longer else dataset

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from ..schemas.config import Config, Field, horizon
+from ..schemas.config import Field, horizon
+from .structure.supercell_config import SupercellSettings
 
-IntegerRow = tuple[int, int, int]
 _WHOLE = 1e-6
 
 
@@ -35,7 +35,7 @@ class Condition:
     output: str
 
 
-class MolecularDynamics(Config):
+class MolecularDynamics(SupercellSettings):
     """Molecular dynamics of a structure with a potential."""
 
     ensemble: Literal["NVE", "NVT", "NPT"] = Field("NVT", description="Thermodynamic ensemble.")
@@ -65,15 +65,6 @@ class MolecularDynamics(Config):
     tchain: int = Field(3, ge=1, description="Length of the Nose-Hoover chain on the atoms.")
     pchain: int = Field(3, ge=1, description="Length of the Nose-Hoover chain on the barostat.")
     langevin_friction_per_fs: float = Field(0.01, gt=0, description="Friction of Langevin dynamics (1/fs).")
-    supercell_radius: float | None = Field(
-        25.0,
-        gt=0,
-        description="Least distance of an atom to its own images in the supercell (Angstrom); null: no supercell.",
-    )
-    supercell_matrix: tuple[IntegerRow, IntegerRow, IntegerRow] | None = Field(
-        None, description="Supercell vectors as rows in units of cell vectors, or three repeats; overrides the radius."
-    )
-    supercell_diagonal: bool = Field(False, description="Only repeat the cell along its own vectors.")
     structure_index: int | None = Field(
         None, ge=0, description="Which structure of the key to start from; needed where it holds several."
     )
@@ -117,20 +108,6 @@ class MolecularDynamics(Config):
         for one in _several(value):
             if one <= 0.0:
                 raise ValueError(f"a temperature must be above 0 K; found {one:g}")
-        return value
-
-    @field_validator("supercell_matrix", mode="before")
-    @classmethod
-    def _matrix(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(n, int) for n in value):
-            return tuple(tuple(n if i == j else 0 for j in range(3)) for i, n in enumerate(value))
-        return value
-
-    @field_validator("supercell_matrix", mode="after")
-    @classmethod
-    def _right_handed(cls, value: tuple[IntegerRow, IntegerRow, IntegerRow] | None) -> Any:
-        if value is not None and _determinant(value) < 1:
-            raise ValueError(f"the determinant of the supercell matrix must be positive; found {_determinant(value)}")
         return value
 
     @field_validator("fixed_atoms", mode="after")
@@ -216,8 +193,3 @@ def _whole(long: float, short: float, long_name: str, short_name: str) -> None:
         raise ValueError(f"{long_name} = {long:g} is not a multiple of {short_name} = {short:g}; {near:g} would be")
     if long > 0 and round(count) < 1:
         raise ValueError(f"{long_name} = {long:g} is shorter than {short_name} = {short:g}")
-
-
-def _determinant(m: tuple[IntegerRow, IntegerRow, IntegerRow]) -> int:
-    (a, b, c), (d, e, f), (g, h, i) = m
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -30,7 +30,8 @@ from .md_state import (
     set_target_temperature,
 )
 from .potentials import Potential
-from .supercell import IntMatrix, find_supercell, make_supercell
+from .structure.frames import atoms_of
+from .structure.supercell import IntMatrix, make_supercell
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,7 +62,7 @@ def starting_atoms(config: MolecularDynamics, structures: xr.Dataset) -> tuple[A
             found=f"periodic: {unit.pbc.tolist()}",
             hint="choose ensemble = NVT for a molecule or a slab",
         )
-    matrix = _supercell_matrix(config, unit)
+    matrix = config.supercell_of(unit)
     atoms = unit if np.array_equal(matrix, np.eye(3)) else make_supercell(unit, matrix)
     if config.fixed_atoms:
         atoms.set_constraint(FixAtoms(indices=_fixed(config, len(unit), len(atoms))))
@@ -72,83 +73,6 @@ def starting_atoms(config: MolecularDynamics, structures: xr.Dataset) -> tuple[A
             found=f"{len(atoms)} atoms, {len(config.fixed_atoms)} of the input fixed",
         )
     return atoms, matrix
-
-
-def atoms_of(structures: xr.Dataset, index: int | None) -> Atoms:
-    """One structure of a ragged dataset, with masses, velocities, charge and spin where it has them."""
-    counts = structures["n_atoms"].to_numpy()
-    if index is None and len(counts) != 1:
-        raise InvalidConfig(
-            "The key holds several structures.",
-            expected="structure_index",
-            found=f"{len(counts)} structures",
-            hint=f"set structure_index to one of 0 to {len(counts) - 1}",
-        )
-    chosen = index or 0
-    if chosen >= len(counts):
-        raise InvalidConfig(
-            "There is no structure of that index.",
-            expected=f"structure_index from 0 to {len(counts) - 1}",
-            found=chosen,
-        )
-    start = int(counts[:chosen].sum())
-    rows = {"atom": slice(start, start + int(counts[chosen]))}
-
-    def of_atoms(name: str) -> NDArray[Any] | None:
-        return structures[name].isel(rows).to_numpy() if name in structures else None
-
-    def of_frame(name: str) -> NDArray[Any]:
-        found: NDArray[Any] = structures[name].isel(frame=chosen).to_numpy()
-        return found
-
-    atoms = Atoms(
-        numbers=of_atoms("atomic_numbers"),
-        positions=of_atoms("positions"),
-        masses=of_atoms("masses"),
-        cell=of_frame("cell"),
-        pbc=of_frame("pbc").astype(bool),
-    )
-    velocities = of_atoms("velocities")
-    if velocities is not None:
-        atoms.set_velocities(velocities / units.fs)
-    if "charge" in structures and float(of_frame("charge")) != 0.0:
-        atoms.set_initial_charges(np.full(len(atoms), float(of_frame("charge")) / len(atoms)))
-    if "spin_multiplicity" in structures and int(of_frame("spin_multiplicity")) != 1:
-        unpaired = int(of_frame("spin_multiplicity")) - 1
-        atoms.set_initial_magnetic_moments(np.full(len(atoms), unpaired / len(atoms)))
-    return atoms
-
-
-def _supercell_matrix(config: MolecularDynamics, unit: Atoms) -> IntMatrix:
-    if config.supercell_matrix is not None:
-        matrix = np.array(config.supercell_matrix, dtype=np.int64)
-        open_axes = ~unit.pbc
-        if np.any(matrix[open_axes] != np.eye(3)[open_axes]) or np.any(matrix[:, open_axes] != np.eye(3)[:, open_axes]):
-            raise InvalidConfig(
-                "A supercell cannot repeat a direction that is not periodic.",
-                expected="1 for each open direction",
-                found=f"matrix {matrix.tolist()}, periodic: {unit.pbc.tolist()}",
-                hint="leave supercell_matrix out",
-            )
-        return matrix
-    if config.supercell_radius is None or not unit.pbc.any():
-        return np.eye(3, dtype=np.int64)
-    if not unit.pbc.all():
-        raise InvalidConfig(
-            "The supercell search needs a cell that is periodic in all three directions.",
-            expected="supercell_matrix, or supercell_radius = null for the cell as it is",
-            found=f"periodic: {unit.pbc.tolist()}",
-            hint="for example supercell_matrix = [2, 2, 1] for a slab",
-        )
-    try:
-        return find_supercell(unit.cell.array, config.supercell_radius, diagonal=config.supercell_diagonal)
-    except ValueError as error:
-        raise InvalidConfig(
-            "No supercell of that radius can be made.",
-            expected="a cell with a volume, and a radius of a few cells",
-            found=f"supercell_radius = {config.supercell_radius:g}, {error}",
-            hint="set supercell_radius smaller, or give supercell_matrix",
-        ) from None
 
 
 def _fixed(config: MolecularDynamics, n_unit: int, n_atoms: int) -> NDArray[np.int64]:

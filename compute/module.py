@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..schemas.config import Config
 from ..schemas.kind import Kind
+from ..schemas.run import DataRef
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,28 +33,69 @@ class PotentialKind:
 POTENTIAL = PotentialKind()
 
 
-@dataclass(frozen=True, slots=True)
-class One:
-    """An input of exactly one key of a kind (or one potential)."""
+class Wanted:
+    """An input of one of several kinds (or a potential), and how many keys it takes.
 
-    kind: Kind | PotentialKind
+    Parameters
+    ----------
+    *kinds : Kind or PotentialKind
+        Any of them will do.
+    """
+
+    least: int = 1
+    most: int | None = 1
+    number: str = "one"
+
+    def __init__(self, *kinds: Kind | PotentialKind) -> None:
+        self.kinds = kinds
+
+    @property
+    def is_potential(self) -> bool:
+        """Whether a model is asked for."""
+        return any(isinstance(kind, PotentialKind) for kind in self.kinds)
+
+    @property
+    def kind_names(self) -> str:
+        """The kinds as text: ``structures, trajectory or clusters``."""
+        *others, last = (kind.name for kind in self.kinds)
+        return f"{', '.join(others)} or {last}" if others else last
+
+    def takes(self, kind: str) -> bool:
+        """Whether data of a kind will do; a selection stands for structures, a checkpoint for a potential."""
+        names = {known.name for known in self.kinds}
+        return (
+            kind in names
+            or (kind == "selection" and "structures" in names)
+            or (self.is_potential and kind == "checkpoint")
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kind_names})"
 
 
-@dataclass(frozen=True, slots=True)
-class Optional:
+class One(Wanted):
+    """An input of exactly one key (or one potential)."""
+
+
+class Optional(Wanted):
     """An input that may be left out."""
 
-    kind: Kind | PotentialKind
+    least, number = 0, "at most one"
 
 
-@dataclass(frozen=True, slots=True)
-class Many:
-    """An input of one or more keys of a kind, given to the module as a list."""
+class Many(Wanted):
+    """An input of one or more keys, given to the module as a list."""
 
-    kind: Kind | PotentialKind
+    most, number = None, "one or more"
 
 
-Reads = Mapping[str, One | Optional | Many]
+class AnyNumber(Wanted):
+    """An input of any number of keys, given to the module as a list that may be empty."""
+
+    least, most, number = 0, None, "any number"
+
+
+Reads = Mapping[str, Wanted]
 Writes = Mapping[str, Kind]
 
 
@@ -221,6 +263,8 @@ class Context:
         The restart state of the last committed block; None at a fresh start.
     committed : mapping of str to int
         Records of each output that are committed already.
+    sources : mapping of str to tuple of DataRef
+        Input name to what was read: for outputs that refer to records of their inputs. Nothing else may depend on it.
     """
 
     seed: int = 0
@@ -231,6 +275,7 @@ class Context:
     stopping: Callable[[], bool] = never
     restart: xr.Dataset | None = None
     committed: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, tuple[DataRef, ...]] = field(default_factory=dict)
 
 
 Result = Datasets | Generator[Request, Any, Datasets | None]
@@ -258,6 +303,8 @@ class Module:
         One sentence; by default the first line of the config's docstring.
     resources : mapping
         What it needs of a worker (``GPU``, ``threads``, ``memory_GB``).
+    calls : callable, optional
+        Of the config: names and kinds of what its calls will write, so that other steps of a campaign may read them.
     """
 
     name: str
@@ -268,10 +315,15 @@ class Module:
     function: Callable[[Any, Mapping[str, Any], Context], Result]
     description: str = ""
     resources: Mapping[str, float] = field(default_factory=dict)
+    calls: Callable[[Any], Writes] | None = None
 
     def outputs(self, config: Config) -> Writes:
         """Output names and kinds for these settings."""
         return self.writes(config) if callable(self.writes) else self.writes
+
+    def makes(self, config: Config) -> Writes:
+        """Everything that will lie below the root key: the outputs, and those of its calls."""
+        return {**(self.calls(config) if self.calls is not None else {}), **self.outputs(config)}
 
     @property
     def summary(self) -> str:

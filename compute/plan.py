@@ -10,12 +10,13 @@ from ..schemas.config import Config
 from ..schemas.errors import H5mlError, InvalidConfig, UnknownKey, WrongKind, nearest
 from ..schemas.key import Key
 from ..schemas.kind import Kind
+from ..schemas.kinds import kind_named
 from ..schemas.run import DataRef
 from ..store.catalogue import Entry
 from ..store.store import Store
 from .identity import run_ids
 from .inputs import EngineInput, Input, StoredInput, located
-from .module import InputRef, Many, Module, One, Optional, Output, PotentialKind
+from .module import InputRef, Module, Output, Wanted
 
 InputText = str | Sequence[str]
 
@@ -65,13 +66,17 @@ class Plan:
         loaded: dict[str, Any] = {}
         for name, wanted in self.module.reads.items():
             values = [found.load() for found in self.inputs.get(name, ())]
-            loaded[name] = values if isinstance(wanted, Many) else (values[0] if values else None)
+            loaded[name] = values if wanted.most is None else (values[0] if values else None)
         return loaded
 
     def refs(self) -> dict[str, list[DataRef]]:
         """References to the stored inputs, for the run's record."""
         found = {n: [i.ref for i in items if isinstance(i, StoredInput)] for n, items in self.inputs.items()}
         return {name: refs for name, refs in found.items() if refs}
+
+    def sources(self) -> dict[str, tuple[DataRef, ...]]:
+        """What was read for each input, as its module is told."""
+        return {name: tuple(refs) for name, refs in self.refs().items()}
 
     def engines(self) -> dict[str, dict[str, Any]]:
         """Fingerprints of the potentials, for the run's record."""
@@ -148,11 +153,11 @@ def find_inputs(
     texts = check_inputs(module, inputs, where)
 
     def find(name: str, text: str) -> Input:
-        kind = module.reads[name].kind
-        if isinstance(kind, PotentialKind):
+        wanted = module.reads[name]
+        if wanted.is_potential:
             return find_potential(store, text, trust_pickle=trust_pickle, device=device)
         entry = store.entry(text)
-        check_kind(name, entry, kind)
+        check_kind(name, entry, wanted)
         return StoredInput.of(store, entry)
 
     return {name: [find(name, text) for text in listed] for name, listed in texts.items()}
@@ -173,8 +178,7 @@ def check_inputs(module: Module, inputs: Mapping[str, Any], where: str) -> dict[
     for name, wanted in module.reads.items():
         value = inputs.get(name)
         items = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-        most = None if isinstance(wanted, Many) else 1
-        if (not items and not isinstance(wanted, Optional)) or (most is not None and len(items) > most):
+        if len(items) < wanted.least or (wanted.most is not None and len(items) > wanted.most):
             raise InvalidConfig(
                 f"The module {module.name} needs the input {name!r}."
                 if not items
@@ -189,17 +193,17 @@ def check_inputs(module: Module, inputs: Mapping[str, Any], where: str) -> dict[
     return listed
 
 
-def check_kind(name: str, entry: Entry, kind: Kind) -> None:
+def check_kind(name: str, entry: Entry, wanted: Wanted) -> None:
     """Compare what lies at a key with what an input wants."""
-    if entry.kind != kind.name:
+    if not wanted.takes(entry.kind):
         raise WrongKind(
             f"The input {name!r} is of the wrong kind.",
             key=entry.reference,
-            expected=kind.name,
+            expected=wanted.kind_names,
             found=entry.kind,
-            hint=f"`h5ml ls` shows the kinds of keys; `h5ml kinds {kind.name}` what is needed",
+            hint=f"`h5ml ls` shows the kinds of keys; `h5ml kinds {wanted.kinds[0].name}` what is needed",
         )
-    kind.check_version(entry.schema_version, entry.reference)
+    kind_named(entry.kind).check_version(entry.schema_version, entry.reference)
 
 
 def find_potential(store: Store, text: str, *, trust_pickle: bool = False, device: str = "cpu") -> Input:
@@ -245,15 +249,13 @@ def _engines(inputs: Mapping[str, list[Input]]) -> dict[str, dict[str, Any]]:
     return engines
 
 
-def _wanted(wanted: One | Optional | Many) -> str:
-    number = {One: "one key", Optional: "at most one key", Many: "one or more keys"}[type(wanted)]
-    return f"{number} of kind {wanted.kind.name}" + (
-        " or engine:method" if isinstance(wanted.kind, PotentialKind) else ""
-    )
+def _wanted(wanted: Wanted) -> str:
+    keys = "key" if wanted.most == 1 else "keys"
+    return f"{wanted.number} {keys} of kind {wanted.kind_names}" + (" or engine:method" if wanted.is_potential else "")
 
 
-def _example(wanted: One | Optional | Many) -> str:
-    return "tblite:GFN1-xTB" if isinstance(wanted.kind, PotentialKind) else "KEY"
+def _example(wanted: Wanted) -> str:
+    return "tblite:GFN1-xTB" if wanted.is_potential else "KEY"
 
 
 def find_call_inputs(plan: Plan, module: Module, inputs: Mapping[str, Any], where: str) -> dict[str, list[Input]]:
@@ -269,12 +271,12 @@ def find_call_inputs(plan: Plan, module: Module, inputs: Mapping[str, Any], wher
 
 
 def _call_input(module: Module, name: str, item: Any, plan: Plan, where: str) -> Input:
-    kind = module.reads[name].kind
+    wanted = module.reads[name]
     if isinstance(item, StoredInput | EngineInput):
         found: Input = item
     elif isinstance(item, Output):
         found = located(item)
-    elif isinstance(item, str) and isinstance(kind, PotentialKind):
+    elif isinstance(item, str) and wanted.is_potential:
         trusted = any(i.trust_pickle for items in plan.inputs.values() for i in items if isinstance(i, EngineInput))
         found = EngineInput.of(item, trust_pickle=trusted, device=plan.device)
     else:
@@ -285,11 +287,11 @@ def _call_input(module: Module, name: str, item: Any, plan: Plan, where: str) ->
             found=type(item).__name__,
         )
     have = found.ref.kind if isinstance(found, StoredInput) else "potential"
-    if have != kind.name and not (isinstance(kind, PotentialKind) and have == "checkpoint"):
+    if not wanted.takes(have):
         raise WrongKind(
             f"The input {name!r} of a call is of the wrong kind.",
             key=where,
-            expected=kind.name,
+            expected=wanted.kind_names,
             found=have,
         )
     return found

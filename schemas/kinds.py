@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from .errors import WrongKind, nearest
 from .kind import Kind, Variable
+from .kinds_lattice import FORCE_CONSTANTS, PHONONS, THERMODYNAMICS
 
 FRAME, ATOM, XYZ, CELL, VOIGT = "frame", "atom", "xyz", "cell_vector", "voigt"
 V = Variable
@@ -146,76 +147,6 @@ TRAJECTORY = Kind(
     grows=(FRAME,),
 )
 
-FORCE_CONSTANTS = Kind(
-    "force_constants",
-    "Second derivatives of the energy, in phonopy's compact form (primitive atom, supercell atom).",
-    (
-        V(
-            "force_constants",
-            ("atom", "atom_2", "xyz", "xyz_2"),
-            "eV/Angstrom^2",
-            description="Compact force constants.",
-        ),
-        V("primitive_positions", ("atom", XYZ), "Angstrom", description="Primitive cell."),
-        V("primitive_cell", (CELL, XYZ), "Angstrom", description="Primitive cell vectors as rows."),
-        V("primitive_numbers", ("atom",), dtype="int", description="Atomic numbers of the primitive cell."),
-        V("supercell_positions", ("atom_2", XYZ), "Angstrom", description="Supercell."),
-        V("supercell_cell", (CELL, XYZ), "Angstrom", description="Supercell vectors as rows."),
-        V("supercell_numbers", ("atom_2",), dtype="int", description="Atomic numbers of the supercell."),
-        V(
-            "supercell_matrix",
-            (CELL, "cell_vector_2"),
-            dtype="int",
-            description="Rows of the supercell in cell vectors.",
-        ),
-        V(
-            "primitive_to_supercell",
-            ("atom",),
-            dtype="int",
-            description="Index in the supercell of each primitive atom.",
-        ),
-    ),
-    open=True,
-    sizes={"xyz": 3, "xyz_2": 3, "cell_vector": 3, "cell_vector_2": 3},
-)
-
-PHONONS = Kind(
-    "phonons",
-    "Frequencies (and eigenvectors) at q-points.",
-    (
-        V("q_point", ("q", XYZ), "1", description="Reduced coordinates."),
-        V("weight", ("q",), "1", required=False, description="Weight of each q-point."),
-        V("frequency", ("q", "mode"), "THz", description="Frequencies; negative means imaginary."),
-        V(
-            "eigenvector_real",
-            ("q", "component", "mode"),
-            "1",
-            required=False,
-            description="Real part, as columns.",
-        ),
-        V(
-            "eigenvector_imaginary",
-            ("q", "component", "mode"),
-            "1",
-            required=False,
-            description="Imaginary part.",
-        ),
-    ),
-    grows=("q",),
-    open=True,
-)
-
-THERMODYNAMICS = Kind(
-    "thermodynamics",
-    "Thermodynamic functions along temperature and pressure; NaN rows carry a reason.",
-    (
-        V("temperature", ("state",), "K", description="Temperature."),
-        V("reason", ("state",), dtype="text", required=False, description="Why a row is NaN."),
-    ),
-    grows=("state",),
-    open=True,
-)
-
 MOLECULAR_CRYSTAL = Kind(
     "molecular_crystal",
     "The molecules of a periodic cell: which atoms form each and where it lies.",
@@ -256,7 +187,25 @@ FEATURES = Kind(
     "Descriptor vectors of frames, molecules or atoms.",
     (
         V("features", ("record", "feature"), "1", description="Feature vectors."),
-        V("frame_of_record", ("record",), dtype="int", description="Source frame."),
+        V("source_frame", ("record",), dtype="int", description="Frame within the source."),
+        V("source", ("record",), dtype="int", required=False, description="Index into source_key."),
+        V("source_key", ("source_index",), dtype="text", required=False, description="KEY@VERSION of each source."),
+        V("source_digest", ("source_index",), dtype="text", required=False, description="Digest of each source."),
+        V(
+            "source_molecule",
+            ("record",),
+            dtype="int",
+            required=False,
+            description="Molecule within the frame, where a record is a molecule.",
+        ),
+        V(
+            "source_atom",
+            ("record",),
+            dtype="int",
+            required=False,
+            description="Atom within the frame, where a record is an atom.",
+        ),
+        V("energy", ("record",), "eV", required=False, finite=False, description="Total energy of the source frame."),
     ),
     grows=("record",),
     open=True,
@@ -326,6 +275,28 @@ CHECKPOINT = Kind(
     "checkpoint", "A model: its tensors as variables, and the JSON description that rebuilds it.", open=True
 )
 
+SELECTION = Kind(
+    "selection",
+    "References to chosen frames of other keys, in the order of their choice; wherever structures are asked for, it "
+    "stands for these frames.",
+    (
+        V("source", ("record",), dtype="int", description="Index into source_key."),
+        V("source_frame", ("record",), dtype="int", description="Frame within the source."),
+        V("source_key", ("source_index",), dtype="text", description="KEY@VERSION of each source."),
+        V("source_digest", ("source_index",), dtype="text", description="Digest of each source."),
+        V(
+            "distance",
+            ("record",),
+            "1",
+            required=False,
+            finite=False,
+            description="Distance in feature space to those chosen before, when it was chosen.",
+        ),
+    ),
+    grows=("record",),
+    open=True,
+)
+
 TRAINING_SET = Kind(
     "training_set",
     "References to frames of other keys, with weights and splits.",
@@ -363,6 +334,7 @@ BUILT_IN = MappingProxyType(
             FEATURES,
             LABELS,
             PHASES,
+            SELECTION,
             CHECKPOINT,
             TRAINING_SET,
             EVALUATION,

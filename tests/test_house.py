@@ -45,10 +45,15 @@ def allowed(path: Path, target: str) -> bool:
             return True
         if name in RUNNERS:
             return wanted in {"store", "compute"}
-        own = target == "compute/supercell" or family(target) == family(name)
-        return own or target.startswith(("compute/module", "compute/potentials"))
+        if name.startswith(LIBRARIES):
+            return target.startswith((*LIBRARIES, "compute/potentials"))
+        own = family(target) == family(name)
+        return own or target.startswith(("compute/module", "compute/potentials", *LIBRARIES))
     return False
 
+
+# Science that modules share; it knows neither requests nor stores.
+LIBRARIES = ("compute/structure", "compute/lattice")
 
 # The execution side of compute knows the store; a module does not.
 RUNNERS = {

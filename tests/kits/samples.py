@@ -181,10 +181,21 @@ def _clusters(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
 def _features(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
     values = {
         "features": rng.normal(size=(n, 7)),
-        "frame_of_record": np.arange(n),
+        "source_frame": np.arange(n),
         "fingerprint": (("record", "bit"), rng.random((n, 4)).astype(np.float32), {"units": "1"}),
     }
     return values, {"descriptor": "made up"}
+
+
+def _selection(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
+    values = {
+        "source": np.arange(n) % 2,
+        "source_frame": rng.integers(0, 9, n),
+        "source_key": ["samples/structures@1", "samples/trajectory@1"],
+        "source_digest": ["0" * 64, "1" * 64],
+        "distance": rng.random(n),
+    }
+    return values, {"method": "made up"}
 
 
 def _labels(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
@@ -271,6 +282,7 @@ _MAKERS: dict[str, Callable[[int, np.random.Generator], tuple[Values, Values]]] 
     "features": _features,
     "labels": _labels,
     "phases": _phases,
+    "selection": _selection,
     "checkpoint": _checkpoint,
     "training_set": _training_set,
     "evaluation": _evaluation,

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from h5ml.compute.potentials import resolve_potential
-from h5ml.compute.supercell import find_supercell, make_supercell, reduce_lattice, shortest_translation
+from h5ml.compute.structure.supercell import find_supercell, make_supercell, reduce_lattice, shortest_translation
 
 UREA, CO2, ACETIC_ACID = (5.565, 5.565, 4.684), (5.624, 5.624, 5.624), (13.151, 3.923, 5.762)
 

@@ -1,0 +1,1 @@
+"""Lattice dynamics: force constants, phonons and thermodynamics, for the modules to share."""

@@ -1,0 +1,1 @@
+"""Structures: frames, supercells, molecules and clusters, for the modules to share."""
