@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .store.audit import audit as audit
     from .store.opening import open_store as open  # noqa: A004
     from .store.store import Store as Store
+    from .store.torch_data import torch_dataset as torch_dataset
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _HOMES = {
     "Store": ("h5ml.store.store", "Store"),
     "audit": ("h5ml.store.audit", "audit"),
     "run": ("h5ml.compute.runner", "run"),
+    "torch_dataset": ("h5ml.store.torch_data", "torch_dataset"),
     "H5mlError": ("h5ml.schemas.errors", "H5mlError"),
     "Key": ("h5ml.schemas.key", "Key"),
     "Kind": ("h5ml.schemas.kind", "Kind"),
@@ -29,7 +31,19 @@ _HOMES = {
     "Run": ("h5ml.schemas.run", "Run"),
 }
 
-__all__ = ["H5mlError", "Key", "Kind", "Run", "Store", "Variable", "__version__", "audit", "open", "run"]
+__all__ = [
+    "H5mlError",
+    "Key",
+    "Kind",
+    "Run",
+    "Store",
+    "Variable",
+    "__version__",
+    "audit",
+    "open",
+    "run",
+    "torch_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

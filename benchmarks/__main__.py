@@ -6,7 +6,7 @@ import importlib
 import platform
 import sys
 
-NAMES = ("append", "batches", "digest", "keys", "memory", "dynamics", "start")
+NAMES = ("append", "batches", "digest", "keys", "memory", "dynamics", "start", "campaign", "molecules", "phonons")
 
 
 def main() -> None:

@@ -147,6 +147,12 @@ def find_location(location: str | None, campaign: str | None = None) -> str:
     )
 
 
+def named_location(ctx: click.Context, location: str | None) -> str | None:
+    """The store that the command line itself names; a campaign comes before the variable H5ML_STORE."""
+    source = ctx.get_parameter_source("location")
+    return location if source is not None and source.name == "COMMANDLINE" else None
+
+
 def open_at(location: str | None, campaign: str | None = None) -> Store:
     """Open the store to use; see ``find_location`` and ``open_named``."""
     return open_named(find_location(location, campaign))

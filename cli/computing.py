@@ -1,26 +1,20 @@
-"""The commands ``compute`` and ``run``."""
+"""The command ``compute``."""
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import CAMPAIGN_FILE, KEY, H5mlCommand, command, json_option, open_at, open_named, say, store_option
+from .common import CAMPAIGN_FILE, KEY, H5mlCommand, json_option, named_location, open_at, say, store_option
 from .options import DashedOption, config_options, given_settings, spellings
 from .output import formula_text, print_json, sizes_text
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-    from ..compute.campaign import StepResult
     from ..compute.module import Module
-    from ..schemas.campaign import ComputeStep, ImportStep
+    from ..schemas.campaign import ComputeStep
     from ..schemas.run import Run
     from ..store.store import Store
 
@@ -111,7 +105,9 @@ def _run_options() -> list[click.Parameter]:
     @json_option
     @click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]")
     @click.option("--new-version", is_flag=True, help="Where a key holds other data, add a version and keep the old.")
-    @click.option("--scheduler", metavar="WHERE", help="serial, local:N (processes here) or tcp://host:port (dask).")
+    @click.option(
+        "--scheduler", metavar="WHERE", help="serial, local:N (processes here), tcp://host:port, slurm, pbs or lsf."
+    )
     @click.option("--campaign", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="The campaign file.")
     @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where models run.  [default: cpu]")
     @click.option("--trust-pickle", is_flag=True, help="Allow model files that can run any code when they are read.")
@@ -132,8 +128,10 @@ def _compute(module: Module, parameters: Mapping[str, Any], ctx: click.Context) 
     step = _campaign_step(parameters["campaign"], root_key, module)
     inputs, config = split_options(module, step.options, root_key)
     inputs |= _given_inputs(module, parameters)
-    config |= given_settings(module.config, parameters)
-    store = open_at(*_place(ctx, parameters))
+    config |= given_settings(module.config, parameters, config)
+    campaign = parameters["campaign"]
+    location = named_location(ctx, parameters["location"]) if campaign else parameters["location"]
+    store = open_at(location, campaign)
     before = store.root_digest
     with progress_bar(root_key, quiet=parameters["quiet"] or parameters["as_json"]) as report_progress:
         record = run_module(
@@ -153,14 +151,6 @@ def _compute(module: Module, parameters: Mapping[str, Any], ctx: click.Context) 
         print_json(record.record())
     elif not parameters["quiet"]:
         close_with(store, record, found=store.root_digest == before)
-
-
-def _place(ctx: click.Context, parameters: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The store that was named, and the campaign; a campaign that was named comes before the variable H5ML_STORE."""
-    source = ctx.get_parameter_source("location")
-    named = source is not None and source.name == "COMMANDLINE"
-    location = parameters["location"] if named or not parameters["campaign"] else None
-    return location, parameters["campaign"]
 
 
 def _campaign_step(campaign: str | None, root_key: str, module: Module) -> ComputeStep:
@@ -209,96 +199,3 @@ def close_with(store: Store, record: Run, *, found: bool) -> None:
     how = f"made before by run {record.id[:12]}; nothing was computed" if found else how
     how = f"taken over from {record.reused}; nothing was computed" if record.reused else how
     say(f"in {store.location}, {how}")
-
-
-# --- campaigns ---------------------------------------------------------------------------------------------------
-
-
-@command("run", "Make every key of the campaign that is missing or stale.")
-@click.argument("campaign", default=CAMPAIGN_FILE, type=click.Path(dir_okay=False))
-@click.option("--only", metavar="KEY", help="Only the step of this key.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done, and why.")
-@click.option("--scheduler", metavar="WHERE", help="serial, local:N (processes here) or tcp://host:port (dask).")
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-@json_option
-@store_option
-@click.pass_context
-def run(
-    ctx: click.Context,
-    campaign: str,
-    only: str | None,
-    dry_run: bool,
-    scheduler: str | None,
-    quiet: bool,
-    as_json: bool,
-    location: str | None,
-) -> None:
-    """Make every key of the file CAMPAIGN (by default h5ml.yaml) that is missing or stale, in order.
-
-    The store is that of the campaign, unless --store names another; it is made where nothing lies yet.
-    """
-    from ..compute.campaign import run_campaign
-    from ..schemas.campaign import find_step, load_campaign
-    from .progress import progress_bar
-
-    loaded = load_campaign(campaign)
-    if only is not None:
-        only = find_step(loaded, only).key
-    named, _ = _place(ctx, {"location": location, "campaign": campaign})
-    place = named or loaded.store_location
-    with (
-        _campaign_store(place, dry_run=dry_run) as store,
-        progress_bar("campaign", quiet=quiet or as_json) as report_progress,
-    ):
-        results = run_campaign(
-            store,
-            loaded,
-            _read_import,
-            scheduler=scheduler,
-            progress=report_progress,
-            report=None if as_json else _Told(dry_run=dry_run),
-            only=only,
-            dry_run=dry_run,
-        )
-        digest = store.root_digest
-    if as_json:
-        print_json([{"key": r.key, "action": r.action, "reason": r.reason, "run": r.run and r.run.id} for r in results])
-        return
-    count = sum(result.action != "none" for result in results)
-    say(f"{place}: {count} of {len(results)} steps {'would be made' if dry_run else f'made, root digest {digest}'}")
-
-
-@contextmanager
-def _campaign_store(location: str, *, dry_run: bool) -> Iterator[Store]:
-    """The store of a campaign, made where nothing lies yet; a dry run looks at an empty one elsewhere instead."""
-    if dry_run and "://" not in location and not Path(location).exists():
-        with tempfile.TemporaryDirectory(prefix="h5ml-") as folder:
-            yield open_named(str(Path(folder) / "empty.h5"), make=True)
-    else:
-        yield open_named(location, make=not dry_run)
-
-
-class _Told:
-    """Says what becomes of each step, on stdout."""
-
-    def __init__(self, *, dry_run: bool) -> None:
-        self._dry_run = dry_run
-
-    def __call__(self, result: StepResult, *, done: bool) -> None:
-        """Say it."""
-        if result.action == "none":
-            say(f"{result.key}: {result.reason}")
-        elif not done:
-            say(f"{result.key}: {'would ' if self._dry_run else ''}{result.action} ({result.reason})")
-        elif result.run is not None:
-            say(f"{result.key}: {result.run.status}, {result.run.wall_s:.1f} s")
-
-
-def _read_import(path: Path, step: ImportStep) -> xr.Dataset:
-    from .formats_read import read_file
-
-    return read_file(path, step.kind, index=step.index, tell=_remark)
-
-
-def _remark(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

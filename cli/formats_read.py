@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NETCDF_SUFFIXES = frozenset({".nc", ".nc4", ".cdf", ".netcdf"})
 DATABASE_SUFFIXES = frozenset({".db", ".aselmdb"})
 REFUSED_SUFFIXES = frozenset({".pkl", ".pickle", ".pckl", ".pt", ".pth", ".model", ".npz"})
+HDF5_SUFFIXES = frozenset({".h5", ".hdf5"})
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 LABEL_NAMES = ("label", "name", "config_type")
 _STANDARD_ARRAYS = frozenset(
     {"numbers", "positions", "momenta", "masses", "forces", "force", "tags", "spacegroup_kinds"}
@@ -41,6 +43,14 @@ def file_origin(path: Path) -> dict[str, str]:
         while block := file.read(1 << 22):
             digest.update(block)
     return {"file": path.name, "digest": digest.hexdigest()}
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file that is no netCDF file by its name is an HDF5 file, by its first bytes or its name."""
+    if path.suffix.lower() in NETCDF_SUFFIXES | DATABASE_SUFFIXES | REFUSED_SUFFIXES:
+        return False
+    with path.open("rb") as file:
+        return file.read(8) == HDF5_SIGNATURE or path.suffix.lower() in HDF5_SUFFIXES
 
 
 def read_file(

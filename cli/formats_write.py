@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ..schemas.kind import Kind
+    from ..store.store import Store
 
 _ROWS = 4096
 
@@ -36,12 +37,15 @@ class Chosen:
         All of it, lazy.
     records : numpy.ndarray or None
         The records to write; None where the data have none.
+    store : Store or None
+        Where frames lie that the data refer to.
     """
 
     key: str
     kind: Kind
     dataset: xr.Dataset
     records: Array | None
+    store: Store | None = None
 
     @property
     def count(self) -> int:
@@ -173,6 +177,34 @@ def write_h5md(chosen: Chosen, path: Path) -> None:
     write(chosen, path)
 
 
+def write_phonopy_yaml(chosen: Chosen, path: Path) -> None:
+    """Write force constants and their cells as one YAML file of phonopy."""
+    from .formats_phonopy import write_yaml as write
+
+    write(chosen, path)
+
+
+def write_phonopy_hdf5(chosen: Chosen, path: Path) -> None:
+    """Write compact force constants as phonopy's HDF5 file."""
+    from .formats_phonopy import write_hdf5 as write
+
+    write(chosen, path)
+
+
+def write_phonopy_text(chosen: Chosen, path: Path) -> None:
+    """Write compact force constants as phonopy's text file."""
+    from .formats_phonopy import write_text as write
+
+    write(chosen, path)
+
+
+def write_chemiscope(chosen: Chosen, path: Path) -> None:
+    """Write a map of features with its structures for chemiscope."""
+    from .formats_chemiscope import write_chemiscope as write
+
+    write(chosen, path)
+
+
 Format = Callable[[Chosen, Path], None]
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -184,6 +216,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ".cif": write_cif,
         ".csv": write_csv,
         ".nc": write_netcdf,
+        ".yaml": write_phonopy_yaml,
+        ".hdf5": write_phonopy_hdf5,
+        "FORCE_CONSTANTS": write_phonopy_text,
+        ".chemiscope.json.gz": write_chemiscope,
+        ".chemiscope.json": write_chemiscope,
     }
 )
 
@@ -196,7 +233,7 @@ def write_file(chosen: Chosen, path: Path, *, name: str | None = None, force: bo
     chosen : Chosen
         What.
     path : pathlib.Path
-        Where; its suffix says the format.
+        Where; its suffix (or, where it has none, its name) says the format.
     name : str, optional
         ASE's name of another format.
     force : bool
@@ -211,7 +248,9 @@ def write_file(chosen: Chosen, path: Path, *, name: str | None = None, force: bo
     """
     if path.exists() and not force:
         raise InvalidConfig("The file exists.", key=path, hint="take another name, or add --force")
-    writer = FORMATS.get(path.suffix.lower())
+    double = "".join(path.suffixes).lower()
+    ends = (end for end in FORMATS if end.count(".") > 1 and double.endswith(end))
+    writer = FORMATS.get(next(ends, path.suffix.lower() or path.name))
     if writer is None and name is None:
         raise InvalidConfig(
             "The name does not say which format to write.",

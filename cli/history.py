@@ -74,7 +74,7 @@ def _summary(commit: Commit) -> str:
     for event in commit.events:
         name = event.get("key") or event.get("source") or event.get("run", {}).get("root_key") or ""
         detail = f" ({event['records']} records)" if event.get("event") == "append" else ""
-        detail = f" -> {event['target']}" if event.get("event") == "move" else detail
+        detail = f" -> {event['target']}" if event.get("event") in ("move", "alias") else detail
         if event.get("event") not in ("restart", "stash", "mark", "forget"):
             parts.append(f"{event.get('event')} {name}{detail}".strip())
     return "; ".join(parts[:3]) + (f"; and {len(parts) - 3} more" if len(parts) > 3 else "")

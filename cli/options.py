@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.config import Config, alternatives, nested_config
 from ..schemas.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
-
-    from ..schemas.config import Config
 
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 _NUMBERS = {int: "INTEGER", float: "NUMBER"}
@@ -46,14 +44,20 @@ def config_options(config: type[Config]) -> list[click.Parameter]:
     Parameters
     ----------
     config : type of Config
-        Its fields give name, type, default, bounds and description.
+        Its fields give name, type, default, bounds and description. A field that is itself a Config gives an option
+        for each of its own (``--filter.n-molecules``) and, where it may be left out, a switch (``--filter``).
 
     Returns
     -------
     list of click.Option
         Their values arrive as ``setting_NAME``; see ``given_settings``.
     """
-    return [_option(name, field) for name, field in config.model_fields.items()]
+    return [_option(name, field) for name, field in config.every_field() if has_option(field)]
+
+
+def has_option(field: FieldInfo) -> bool:
+    """Whether a field is typed itself; a nested Config that is always there is typed by its fields alone."""
+    return nested_config(field) is None or type(None) in alternatives(field.annotation)
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
@@ -61,23 +65,34 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     text = f"{(field.description or '').strip()}  [{facts_text(field)}]".replace("  []", "")
     common: dict[str, Any] = {"help": text, "default": None}
     names = spellings(name)
-    if shape.boolean:
+    if shape.boolean or nested_config(field) is not None:
         flags = [f"{on}/--no-{on[2:]}" for on in names]
-        return DashedOption([*flags, PREFIX + name], **common)
+        return DashedOption([*flags, _parameter(name)], **common)
     return DashedOption(
-        [*names, PREFIX + name], metavar=shape.metavar, multiple=shape.several or shape.mapping, **common
+        [*names, _parameter(name)], metavar=shape.metavar, multiple=shape.several or shape.mapping, **common
     )
+
+
+def _parameter(name: str) -> str:
+    """What click calls the value of an option."""
+    return PREFIX + name.replace(".", "__")
 
 
 def facts_text(field: FieldInfo) -> str:
     """Default, bounds and whether it can be extended: ``default: 0.5; > 0``."""
-    found = ["required"] if field.is_required() else [f"default: {value_text(field.default)}"]
+    default = default_text(field)
+    found = [default if field.is_required() else f"default: {default}"]
     found = [] if found == ["default: none"] or found == ["default: "] else found
     found += bounds_of(field)
     extra = field.json_schema_extra
     if isinstance(extra, dict) and extra.get("extends"):
         found.append("can be raised later")
     return "; ".join(found)
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as one would type it."""
+    return "required" if field.is_required() else value_text(field.get_default(call_default_factory=True))
 
 
 def bounds_of(field: FieldInfo) -> list[str]:
@@ -96,6 +111,9 @@ def value_text(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Config):
+        changed = {name: getattr(value, name) for name in sorted(value.model_fields_set)}
+        return value_text(changed) or "yes"
     if isinstance(value, list | tuple):
         return ",".join(value_text(v) for v in value)
     if isinstance(value, Mapping):
@@ -113,36 +131,46 @@ class Shape:
     """
 
     def __init__(self, annotation: Any) -> None:
-        parts = _alternatives(annotation)
+        parts = alternatives(annotation)
         self.optional = type(None) in parts
         parts = [part for part in parts if part is not type(None)]
         listed = [part for part in parts if typing.get_origin(part) in (tuple, list, set, frozenset)]
         self.several = bool(listed)
         self.scalar = len(listed) < len(parts)
         self.mapping = any(typing.get_origin(part) is dict or part is dict for part in parts)
-        self.boolean = bool in parts
-        self.choices = [c for part in parts if typing.get_origin(part) is typing.Literal for c in typing.get_args(part)]
+        self.boolean = parts == [bool]
+        self.choices = [c for part in parts for c in _choices(part)]
         atoms = _atoms(parts)
         self.numeric = bool(atoms & {int, float}) and str not in atoms
-        self.number = next((kind for kind in (float, int) if kind in atoms), None)
+        self.words = _words(parts)
 
     @property
     def metavar(self) -> str:
         """How the help names a value."""
-        if self.mapping:
-            return "NAME=VALUE"
-        if self.choices:
-            return f"[{'|'.join(map(str, self.choices))}]"
-        word = _NUMBERS[self.number] if self.numeric and self.number else "TEXT"
-        return f"{word},..." if self.several else word
+        text = "|".join(self.words)
+        return f"[{text}]" if len(self.words) > 1 or self.choices else text
 
 
-def _alternatives(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [part for option in typing.get_args(annotation) for part in _alternatives(option)]
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _alternatives(typing.get_args(annotation)[0])
-    return [annotation]
+def _words(parts: Sequence[Any]) -> list[str]:
+    """A word for each form that a value may have: ``gamma``, ``NUMBER``, ``INTEGER,...``."""
+    if any(typing.get_origin(part) is dict or part is dict for part in parts):
+        return ["NAME=VALUE"]
+    found: list[str] = []
+    for part in parts:
+        items = _atoms([part])
+        number = next((_NUMBERS[kind] for kind in (float, int) if kind in items and str not in items), "TEXT")
+        if typing.get_origin(part) in (tuple, list, set, frozenset):
+            choices = [c for atom in items for c in _choices(atom)]
+            found.append(f"{'|'.join(map(str, choices)) or number},...")
+        elif part is bool:
+            found += ["yes", "no"]
+        else:
+            found += map(str, _choices(part) or [number])
+    return [word for word in dict.fromkeys(found) if f"{word},..." not in found]
+
+
+def _choices(part: Any) -> tuple[Any, ...]:
+    return typing.get_args(part) if typing.get_origin(part) is typing.Literal else ()
 
 
 def _atoms(parts: Sequence[Any]) -> set[Any]:
@@ -157,10 +185,12 @@ def _atoms(parts: Sequence[Any]) -> set[Any]:
 
 
 def _alternatives_of_all(parts: Sequence[Any]) -> list[Any]:
-    return [one for part in parts for one in _alternatives(part)]
+    return [one for part in parts for one in alternatives(part)]
 
 
-def given_settings(config: type[Config], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def given_settings(
+    config: type[Config], parameters: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The settings that were given on the command line.
 
     Parameters
@@ -169,17 +199,37 @@ def given_settings(config: type[Config], parameters: Mapping[str, Any]) -> dict[
         Whose options they are.
     parameters : mapping
         click's parameters by name.
+    before : mapping, optional
+        The settings of the campaign; those given for a nested Config come on top of what stands there.
 
     Raises
     ------
     InvalidConfig
-        If a list or mapping is not written as one. Values are checked by ``Config.parse``.
+        If a list or mapping is not written as one, or a nested Config is both left out and set. Values are checked
+        by ``Config.parse``.
     """
-    found = {}
+    return _given(config, parameters, before or {}, "")
+
+
+def _given(config: type[Config], parameters: Mapping[str, Any], before: Any, prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, field in config.model_fields.items():
-        value = parameters.get(PREFIX + name)
-        if value is not None and value != ():
-            found[name] = _value(name, Shape(field.annotation), value)
+        value = parameters.get(_parameter(prefix + name))
+        nested = nested_config(field)
+        if nested is not None:
+            old = before.get(name) if isinstance(before, Mapping) else None
+            old = old if isinstance(old, Mapping) else {}
+            inner = _given(nested, parameters, old, f"{prefix}{name}.")
+            if inner and value is False:
+                raise InvalidConfig(
+                    f"The option --no-{prefix}{name} does not go with settings of {prefix}{name}.",
+                    expected="one or the other",
+                    found=", ".join(f"{prefix}{name}.{one}" for one in inner),
+                )
+            if inner or value is not None:
+                found[name] = None if value is False else {**old, **inner}
+        elif value is not None and value != ():
+            found[name] = _value(prefix + name, Shape(field.annotation), value)
     return found
 
 
@@ -192,7 +242,7 @@ def _value(name: str, shape: Shape, value: Any) -> Any:
     if shape.optional and len(texts) == 1 and texts[0].strip().lower() in ("none", "null"):
         return None
     if not shape.several:
-        return texts[0]
+        return next((choice for choice in shape.choices if str(choice) == texts[0]), texts[0])
     items: list[Any] = []
     for text in texts:
         items += _listed(name, text) if text.strip().startswith("[") else text.split(",")

@@ -24,7 +24,8 @@ _PICOSECOND = 1000.0
 _SAME = 1e-9
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, drawn without a display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -92,11 +93,11 @@ def trajectory_figure(dataset: xr.Dataset, title: str) -> Figure:
         panels += [(_cell, (values["cell"],)), (_volume, (values,))]
     scale, unit = (_PICOSECOND, "ps") if values["time"].max(initial=0.0) >= 2 * _PICOSECOND else (1.0, "fs")
     time = values["time"] / scale
-    figure = _figure(8.0, 1.1 + 1.75 * len(panels))
+    figure = new_figure(8.0, 1.1 + 1.75 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (draw, arguments) in zip(axes, panels, strict=True):
         draw(axis, time, *arguments)
-        _dress(axis)
+        dress(axis)
         _shade(axis, time, values["equilibration"], label=axis is axes[0])
     axes[-1].set_xlabel(f"time ({unit})")
     if len(time) > 1:
@@ -117,7 +118,8 @@ def _title(title: str, attributes: Mapping[str, Any], n_atoms: int, n_frames: in
     return f"{title}\n{how + ', ' if how else ''}{n_atoms} atoms, {n_frames} frames"
 
 
-def _dress(axis: Axes) -> None:
+def dress(axis: Axes) -> None:
+    """Give a panel the look of all our figures."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)

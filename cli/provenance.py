@@ -76,6 +76,7 @@ def _check_there(location: str) -> None:
 @click.option("--down", "direction", flag_value="down", help="What came from the key.")
 @click.option("--both", "direction", flag_value="both", help="What it came from, and what came from it.")
 @click.option("--depth", type=click.IntRange(min=1), help="Follow at most so many runs.")
+@click.option("--calls", is_flag=True, help="Every call for itself, also where a run made more than three of a module.")
 @click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flowchart.")
 @click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
 @click.option("--png", "file", type=TARGET, help="Draw it into a file (.png, .pdf, .svg).")
@@ -85,16 +86,20 @@ def lineage(
     key: str,
     direction: str | None,
     depth: int | None,
+    calls: bool,
     form: str | None,
     file: Path | None,
     as_json: bool,
     location: str | None,
 ) -> None:
-    """Show what KEY (or KEY@VERSION) came from: runs, their inputs, engines and files, as a tree."""
+    """Show what KEY (or KEY@VERSION) came from: runs, their inputs, engines and files, as a tree.
+
+    A run that called others also came from what it received from them. --json always names every call.
+    """
     from ..store.lineage import lineage as follow
 
     way: Any = direction or "up"
-    graph = follow(open_at(location), key, way, depth)
+    graph = follow(open_at(location), key, way, depth, calls=calls or as_json)
     if file is not None:
         from ..store.lineage_plot import plot
         from .plots import save
@@ -107,6 +112,8 @@ def lineage(
         click.echo(graph.mermaid() if form == "mermaid" else graph.dot(), nl=False)
     else:
         click.echo(graph.text())
+        if any(node.type == "calls" for node in graph.nodes.values()):
+            click.echo("\n--calls shows each call and what it made")
 
 
 # --- replay ------------------------------------------------------------------------------------------------------
@@ -159,6 +166,8 @@ def replay(
     else:
         for comparison in done.comparisons.values():
             say(_compared(comparison, tolerance))
+        if done.differing_calls:
+            say(f"calls that gave other data: {', '.join(done.differing_calls)}")
         for reference in done.restored:
             say(f"{reference}: its data are back")
         say(f"run {done.run.id[:12]} took {done.run.wall_s:.1f} s then and {done.again.wall_s:.1f} s now")
@@ -206,6 +215,7 @@ def _replay_record(done: Replay, *, accepted: bool) -> dict[str, Any]:
         "equal": done.equal,
         "accepted": accepted,
         "outputs": outputs,
+        "differing_calls": done.differing_calls,
         "restored": done.restored,
     }
 

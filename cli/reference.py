@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.config import nested_config
 from .common import command, json_option
-from .options import Shape, bounds_of, value_text
+from .options import Shape, bounds_of, default_text
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -157,15 +158,16 @@ def config(module: str, as_json: bool) -> None:
 
 
 def _print_config(settings: type[Config]) -> None:
-    rows = [_field_row(name, field) for name, field in settings.model_fields.items()]
+    rows = [_field_row(name, field) for name, field in settings.every_field()]
     _markdown(("setting", "default", "values", "what it is"), rows)
 
 
 def _field_row(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
     shape = Shape(field.annotation)
-    values = ", ".join(map(str, shape.choices)) or ("yes, no" if shape.boolean else shape.metavar.lower())
+    values = "yes, no" if shape.boolean else ", ".join(word if shape.choices else word.lower() for word in shape.words)
+    if nested_config(field) is not None:
+        values = "the settings below" + (", or none" if shape.optional else "")
     bounds = ", ".join(bounds_of(field))
     extra = field.json_schema_extra
     longer = " (can be raised later)" if isinstance(extra, dict) and extra.get("extends") else ""
-    default = "required" if field.is_required() else value_text(field.default)
-    return name, default, f"{values} {bounds}".strip(), (field.description or "") + longer
+    return name, default_text(field), f"{values} {bounds}".strip(), (field.description or "") + longer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,14 +53,14 @@ def show(key: str, as_json: bool, location: str | None) -> None:
         }
     )
     if run is not None:
-        _print_run(run)
+        _print_run(run, store.catalogue.runs)
     _print_body(entry, variables)
     click.echo("\nopen it with")
     for line in _opening(store, entry):
         click.echo(f"  {line}")
 
 
-def _print_run(run: Run) -> None:
+def _print_run(run: Run, runs: Mapping[str, Run]) -> None:
     settings, rest = _settings(run)
     inputs = [f"{name}: {', '.join(f'{r.key}@{r.version}' for r in refs)}" for name, refs in run.inputs.items()]
     inputs += [f"{name}: {facts.get('engine')}:{facts.get('method')}" for name, facts in run.engines.items()]
@@ -68,12 +70,18 @@ def _print_run(run: Run) -> None:
             "run": run.id,
             "module": f"{run.module} (version {run.module_version}), {run.status}, seed {run.seed}",
             "inputs": "; ".join(inputs),
+            "calls": ", ".join(f"{number} of {module}" for module, number in _called(run, runs).items()),
             "settings": f"{', '.join(settings)}{rest}",
             "took": f"{run.wall_s:.1f} s on {run.environment.get('host', 'an unknown host')}"
             + (f", resumed {run.resumed} times" if run.resumed else ""),
             "error": run.error,
         }
     )
+
+
+def _called(run: Run, runs: Mapping[str, Run]) -> Counter[str]:
+    """The modules that a run called, and how often."""
+    return Counter(runs[call.run].module if call.run in runs else "an unknown module" for call in run.calls)
 
 
 def _settings(run: Run) -> tuple[list[str], str]:

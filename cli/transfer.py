@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .common import KEY, command, json_option, kind_of, open_at, say, store_option
-from .output import formula_text, print_json, sizes_text
+from .output import formula_text, print_json, print_table, sizes_text
 
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+MBE = "mbe-automation"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 TARGET = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -23,7 +28,12 @@ def _remark(text: str) -> None:
 @click.argument("file", type=FILE)
 @click.argument("key", required=False)
 @click.option("--kind", help="What it is; by default structures, or what a netCDF file says.")
-@click.option("--format", "name", metavar="NAME", help="ASE's name of the format, where the file's name does not tell.")
+@click.option(
+    "--format",
+    "name",
+    metavar="NAME",
+    help="mbe-automation, or ASE's name of the format, where the file does not tell.",
+)
 @click.option("--index", default=":", help="Which structures of the file, as in ASE (-1, 0:10, ...).  [default: all]")
 @click.option("--new-version", is_flag=True, help="Where the key exists, add a version and keep the old one.")
 @json_option
@@ -41,13 +51,17 @@ def import_(
     """Bring FILE into the store at KEY (by default the file's name).
 
     CIF, POSCAR, extxyz, ASE databases and whatever else ASE reads become structures, with their energies, forces
-    and stresses. A netCDF file of one of h5ml's kinds comes back as it was exported. The name and the BLAKE3 digest
-    of the file are kept as the origin of the data.
+    and stresses. A netCDF file of one of h5ml's kinds comes back as it was exported. All of an HDF5 file of
+    mbe-automation comes in, below KEY where it is given, with a report of every array and attribute; its old names
+    still find the keys. The name and the BLAKE3 digest of the file are kept as the origin of the data.
     """
     from ..schemas.key import Key
-    from .formats_read import file_origin, read_file
+    from .formats_read import file_origin, is_hdf5, read_file
 
     store = open_at(location)
+    if name == MBE or (name is None and kind is None and is_hdf5(file)):
+        _import_mbe(store, file, key or "", new_version=new_version, as_json=as_json)
+        return
     target = Key(key or re.sub(r"[^\w\-+.,:=()\[\] ]", "_", file.stem).lstrip("."))
     dataset = read_file(file, kind, tell=_remark, name=name, index=index)
     with store.transaction(f"import {file.name}") as transaction:
@@ -60,6 +74,29 @@ def import_(
     say(f"{entry.reference}: {entry.kind} ({what}) from {file}, in {store.location}")
 
 
+def _import_mbe(store: Store, file: Path, root: str, *, new_version: bool, as_json: bool) -> None:
+    """Import a file of mbe-automation, and print where everything went."""
+    from dataclasses import asdict
+
+    from .formats_mbe import import_file
+
+    done = import_file(store, file, root, new_version=new_version)
+    if as_json:
+        facts = {"layout": done.layout, "keys": done.keys, "aliases": done.aliases, "report": done.report}
+        print_json({**facts, "counts": done.counts(), "rows": [asdict(row) for row in done.rows]})
+        return
+    rows = [r for r in done.rows if r.what != "group"]
+    names = [f"{r.path or '/'} @{r.attribute}" if r.attribute else r.path for r in rows]
+    places = [(r.key or "left out", r.variable, r.left or r.rule) for r in rows]
+    columns = ("in the file", "key", "variable", "as")
+    print_table(columns, [(name, *place) for name, place in zip(names, places, strict=True)])
+    counts = "; ".join(
+        f"{n['found']} {what}: {n['placed']} placed, {n['left']} left out" for what, n in done.counts().items()
+    )
+    say(f"{file} ({MBE}, layout {done.layout}): {counts}")
+    say(f"{len(done.keys)} keys, {len(done.aliases)} other names for them; this table is {done.report}")
+
+
 def _kind_of(dataset: object) -> str:
     return str(getattr(dataset, "attrs", {}).get("kind", "structures"))
 
@@ -69,7 +106,10 @@ def _kind_of(dataset: object) -> str:
 @click.argument("file", required=False, type=TARGET)
 @click.option("--frames", metavar="SLICE", help="Which frames, as START:STOP:STEP, or one number.")
 @click.option("--include-equilibration", is_flag=True, help="Also the frames that are marked as equilibration.")
-@click.option("--format", "name", metavar="NAME", help="ASE's name of another format (vasp, traj, ...).")
+@click.option(
+    "--format", "name", metavar="NAME", help="mbe-automation, or ASE's name of another format (vasp, traj, ...)."
+)
+@click.option("--layout", type=click.Choice(["seed", "head"]), help="Which layout of mbe-automation.")
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
 @click.option("--prov", type=TARGET, help="Write the provenance of KEY (or of the whole store) as W3C PROV-JSON.")
 @click.option("--crate", type=FOLDER, help="Write the store (or KEY) and its provenance as an RO-Crate folder.")
@@ -80,6 +120,7 @@ def export(
     frames: str | None,
     include_equilibration: bool,
     name: str | None,
+    layout: str | None,
     force: bool,
     prov: Path | None,
     crate: Path | None,
@@ -94,8 +135,12 @@ def export(
     .cif          crystal structures
     .csv          tables and data along one dimension
     .nc           the dataset as plain netCDF-4
+    .chemiscope.json.gz  a map of features with its structures, for https://chemiscope.org
 
-    Frames of the equilibration are left out unless asked for.
+    Frames of the equilibration are left out unless asked for. A selection gives the frames that it refers to.
+
+    With --format mbe-automation, KEY may be a path above keys (/ is the whole store): what was imported from such a
+    file comes back bit for bit, in its layout or in the other one.
     """  # noqa: D301
     if prov is None and crate is None and (key is None or file is None):
         raise click.UsageError("Give KEY and FILE, or --prov FILE, or --crate FOLDER.")
@@ -106,14 +151,35 @@ def export(
         export_provenance(store, key, prov, crate, force=force)
     if key is None or file is None:
         return
+    if name == MBE:
+        _export_mbe(store, key, file, layout, force=force)
+        return
+    if layout is not None:
+        raise click.UsageError(f"--layout goes with --format {MBE}.")
     from .formats_write import Chosen, write_file
     from .frames import chosen_frames
 
     entry = store.entry(key)
     kind, dataset = kind_of(entry), store.dataset(entry.reference)
+    if kind.name == "selection" and file.suffix.lower() not in (".nc", ".csv"):  # its frames are meant
+        from ..schemas.kinds import STRUCTURES
+        from ..store.gather import gather
+
+        kind, dataset = STRUCTURES, gather(store, entry)
     records, left_out = chosen_frames(dataset, kind, frames, equilibration=include_equilibration, key=entry.reference)
-    chosen = Chosen(entry.reference, kind, dataset, records)
+    chosen = Chosen(entry.reference, kind, dataset, records, store)
     write_file(chosen, file, name=name, force=force)
     counted = f"{chosen.count} of {entry.records} {kind.grows[0]}s" if records is not None else "all"
     remark = f" ({left_out} of equilibration left out)" if left_out else ""
     say(f"{file}: {counted} of {entry.reference}{remark}")
+
+
+def _export_mbe(store: Store, root: str, file: Path, layout: str | None, *, force: bool) -> None:
+    """Write a file of mbe-automation, and say what it has no place for."""
+    from .formats_mbe_write import export_file
+
+    done = export_file(store, root, file, layout=layout, force=force)
+    for key, why in done.left.items():
+        _remark(f"{key} is left out: {why}")
+    came = f", {done.arrays} arrays and {done.attributes} attributes as imported" if done.arrays else ""
+    say(f"{file}: {len(done.keys)} keys{came}")

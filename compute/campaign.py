@@ -1,186 +1,61 @@
-"""Campaigns: the steps of a file in the order of their keys, each made where it is missing or stale."""
+"""Campaigns: the steps of a file, each made where it is missing or stale, as soon as what it reads is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING
 
 from ..schemas.campaign import Campaign, ComputeStep, ImportStep
-from ..schemas.errors import H5mlError, InvalidConfig, KeyTaken, UnknownKey, WrongKind, nearest
-from ..schemas.key import parse_reference
-from ..schemas.kind import Kind
-from ..schemas.run import Run
+from ..schemas.errors import ComputeFailed, H5mlError, Interrupted
+from ..schemas.scheduling import Place
 from ..store.store import Store
-from .module import Module, Progress
-from .plan import Plan, check_inputs, split_options
+from .crew import Crew, Pending, Services, Terms
+from .execution import Setting
+from .foresight import StepResult, file_digest, foresee
+from .graph import Graph, build_graph
+from .inputs import EngineInput
+from .module import Progress
+from .plan import Plan
 from .registry import Registry
-from .runner import plan_run, run_plan
-from .scheduler import Scheduler, make_scheduler
-from .standing import Elsewhere, Found, differences, look_up
+from .runner import session
+from .scheduler import Scheduler
+from .staging import Committer
+from .watching import Watcher
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Reader = Callable[[Path, ImportStep], "xr.Dataset"]
-Action = Literal["none", "import", "compute", "extend", "take over", "resume"]
+WAIT_SECONDS = 0.02
 
 
-class Report(Protocol):
-    """Is told of each step before it is made and after."""
-
-    def __call__(self, result: StepResult, *, done: bool) -> None:
-        """Take note of a step."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What became of a step, or would become of it.
+class StepsFailed(ComputeFailed):
+    """Steps of a campaign failed; those that do not need them may be done.
 
     Attributes
     ----------
-    key : str
-        Its key.
-    action : str
-        ``none`` where it is up to date.
-    reason : str
-        Why.
-    run : Run or None
-        The record of a computation, once it is done.
+    results : list of StepResult
+        What became of every step.
     """
 
-    key: str
-    action: Action
-    reason: str
-    run: Run | None = None
+    results: Sequence[StepResult] = ()
 
-
-def order(campaign: Campaign, store: Store, registry: Registry) -> list[str]:
-    """The keys of all steps, each after those it reads.
-
-    Checks every step against its module on the way, before anything is computed.
-
-    Raises
-    ------
-    InvalidConfig
-        On an unknown module, an option that is unknown or out of bounds, or a cycle; with file and line.
-    UnknownKey, WrongKind
-        If a step reads a key that nothing makes, or that is of another kind.
-    """
-    makes: dict[str, dict[str, Kind]] = {}
-    reads: dict[str, dict[str, list[str]]] = {}
-    modules: dict[str, Module] = {}
-    for key, step in campaign.steps.items():
-        if isinstance(step, ComputeStep):
-            modules[key], reads[key], makes[key] = _check_step(campaign, step, registry)
+    @classmethod
+    def of(cls, results: Sequence[StepResult]) -> StepsFailed:
+        """The error for what became of the steps; with the exit code of the first that failed."""
+        failed = [(result.key, result.error) for result in results if result.error is not None]
+        key, error = failed[0]
+        if len(failed) == 1:
+            said = f"The step {key} failed: {error.message}"
+            made = cls(said, key=error.key, expected=error.expected, found=error.found, hint=error.hint)
         else:
-            reads[key], makes[key] = {}, {}
-    needs: dict[str, list[str]] = {}
-    for key, inputs in reads.items():
-        needs[key] = []
-        for name, texts in inputs.items():
-            for text in texts:
-                maker = _maker(campaign, text)
-                if maker is not None:
-                    needs[key].append(maker)
-                _check_read(campaign, store, modules[key], key, name, text, makes.get(maker or ""))
-    return _sorted(campaign, needs)
-
-
-def _check_step(
-    campaign: Campaign, step: ComputeStep, registry: Registry
-) -> tuple[Module, dict[str, list[str]], dict[str, Kind]]:
-    try:
-        module = registry.named(step.module)
-        inputs, settings = split_options(module, step.options, step.key)
-        listed = check_inputs(module, inputs, step.key)
-        config = module.config.parse(settings, where=step.key)
-        return module, listed, dict(module.makes(config))
-    except H5mlError as error:
-        entry = next((name for name in step.lines if error.found and name == error.found.split(" = ")[0]), None)
-        place = campaign.where(step, entry or ("compute" if error.found == step.module else None))
-        raise type(error)(
-            error.message, key=f"{step.key} ({place})", expected=error.expected, found=error.found, hint=error.hint
-        ) from None
-
-
-def _maker(campaign: Campaign, text: str) -> str | None:
-    """The step that makes what a text names."""
-    try:
-        key, version = parse_reference(text)
-    except H5mlError:
-        return None
-    roots = [root for root in campaign.steps if version is None and key.is_under(root)]
-    return max(roots, key=len, default=None)
-
-
-def _check_read(
-    campaign: Campaign,
-    store: Store,
-    module: Module,
-    key: str,
-    name: str,
-    text: str,
-    makes: Mapping[str, Kind] | None,
-) -> None:
-    """Whether what a step reads is there, or will be, and of the right kind as far as that is known by now."""
-    wanted, step = module.reads[name], campaign.steps[key]
-    maker = _maker(campaign, text)
-    if maker is None:
-        if text in store or (wanted.is_potential and ":" in text):
-            return
-        known = [*campaign.steps, *store.keys()]
-        raise UnknownKey(
-            f"The step {key} reads a key that is not there, and no step makes it.",
-            key=f"{text} ({campaign.where(step, name)})",
-            hint=nearest(text, known) or "add a step that makes it",
-        )
-    if not makes or isinstance(campaign.steps[maker], ImportStep):
-        return
-    output = text.strip("/").removeprefix(maker).strip("/")
-    if output not in makes:
-        raise UnknownKey(
-            f"The step {key} reads something that the step {maker} does not make.",
-            key=f"{text} ({campaign.where(step, name)})",
-            expected=", ".join(f"{maker}/{made}" for made in makes),
-            found=text,
-            hint=nearest(text, [f"{maker}/{made}" for made in makes]),
-        )
-    if not wanted.takes(makes[output].name):
-        raise WrongKind(
-            f"The step {key} reads a key of the wrong kind.",
-            key=f"{text} ({campaign.where(step, name)})",
-            expected=wanted.kind_names,
-            found=makes[output].name,
-        )
-
-
-def _sorted(campaign: Campaign, needs: Mapping[str, list[str]]) -> list[str]:
-    done: list[str] = []
-    path: list[str] = []
-
-    def visit(key: str) -> None:
-        if key in done:
-            return
-        if key in path:
-            circle = [*path[path.index(key) :], key]
-            raise InvalidConfig(
-                "Steps of the campaign wait for each other.",
-                key=campaign.where(campaign.steps[key]),
-                found=" reads ".join(circle),
-                hint="one of them must not read the other",
-            )
-        path.append(key)
-        for need in needs[key]:
-            visit(need)
-        path.pop()
-        done.append(key)
-
-    for key in needs:
-        visit(key)
-    return done
+            made = cls(f"{len(failed)} steps failed.", found="; ".join(f"{k}: {e.message}" for k, e in failed[:5]))
+        made.results, made.exit_code = results, error.exit_code
+        return made
 
 
 def run_campaign(
@@ -188,14 +63,17 @@ def run_campaign(
     campaign: Campaign,
     reader: Reader,
     *,
-    scheduler: str | Scheduler | None = None,
+    scheduler: str | Place | Scheduler | None = None,
     registry: Registry | None = None,
-    progress: Progress | None = None,
-    report: Report | None = None,
+    watcher: Watcher | None = None,
     only: str | None = None,
+    until: str | None = None,
+    start: str | None = None,
     dry_run: bool = False,
+    force: bool = False,
+    keep_going: bool = False,
 ) -> list[StepResult]:
-    """Make every key of a campaign that is missing or stale, in order.
+    """Make every key of a campaign that is missing or stale, each as soon as what it reads is there.
 
     Parameters
     ----------
@@ -205,18 +83,20 @@ def run_campaign(
         What.
     reader : callable
         ``reader(path, step)`` reads the file of an import as a dataset.
-    scheduler : str or Scheduler, optional
-        Where maps and calls run; the campaign's own by default.
+    scheduler : str, Place or Scheduler, optional
+        Where work runs; the campaign's own by default. In this process, steps run one after the other.
     registry : Registry, optional
         Modules that it may name; the installed ones by default.
-    progress : Progress, optional
-        Told how far the step under way is.
-    report : Report, optional
-        Told of each step before and after.
-    only : str, optional
-        The key of the one step to look at.
+    watcher : Watcher, optional
+        Is told how it goes.
+    only, until, start : str, optional
+        A key, or a pattern with ``*``: just these steps; these and all that they need; these and all that need them.
     dry_run : bool
         Say what would be done, and do nothing.
+    force : bool
+        Compute also what is up to date, and compare; other data than those that are stored are a failure.
+    keep_going : bool
+        After a failure, go on with all steps that do not need what failed.
 
     Returns
     -------
@@ -227,148 +107,232 @@ def run_campaign(
     ------
     InvalidConfig, UnknownKey, WrongKind
         Before anything is computed.
-    ComputeFailed, Interrupted
-        From a step; those before it are done.
+    StepsFailed
+        If steps failed; it says what became of all.
+    Interrupted
+        If a signal came; running again goes on from the last commits.
     """
-    modules = registry if registry is not None else Registry()
-    keys = [key for key in order(campaign, store, modules) if only is None or key == only]
-    chosen = _LateScheduler(scheduler if scheduler is not None else campaign.scheduler)
-    maker = _Maker(store, campaign, reader, chosen, modules, progress)
-    results: list[StepResult] = []
-    changed: set[str] = set()  # in a dry run, what later steps wait for
-    try:
-        for key in keys:
-            result, plan = _foresee(store, campaign, campaign.steps[key], modules, changed)
-            idle = result.action == "none"
-            if report is not None:
-                report(result, done=idle)
-            if dry_run and not idle:
-                changed.add(key)
-            elif not idle:
-                result = maker.make(campaign.steps[key], result, plan)
-                if report is not None:
-                    report(result, done=True)
-            results.append(result)
-    finally:
-        chosen.close()
+    modules, told = registry if registry is not None else Registry(), watcher or Watcher()
+    committer = Committer(store, logging.getLogger("h5ml"))
+    if not dry_run:
+        committer.recover()
+    graph = build_graph(campaign, store, modules)
+    keys = graph.chosen(only=only, until=until, start=start)
+    results = _foresee_all(store, graph, keys, modules, force=force)
+    told.planned(results)
+    if dry_run or all(result.action == "none" for result in results):
+        for result in results:
+            told.ended(result)
+        return results
+    _check_engines(graph, results)
+    place = scheduler if scheduler is not None else campaign.scheduler
+    with session(store, place, modules, None, committer) as (services, setting):
+        drive = Drive(graph, keys, reader, services, setting, told, force=force, keep_going=keep_going)
+        results = drive.run()
+    if any(result.error is not None for result in results):
+        raise StepsFailed.of(results)
     return results
 
 
-class _LateScheduler:
-    """Starts a scheduler when a step first needs it, and closes what it started."""
-
-    def __init__(self, wanted: str | Scheduler | None) -> None:
-        self._wanted = wanted
-        self._made: Scheduler | None = None
-
-    def get(self) -> Scheduler:
-        self._made = self._made or make_scheduler(self._wanted)
-        return self._made
-
-    def close(self) -> None:
-        if self._made is not None and self._made is not self._wanted:
-            self._made.close()
+def _foresee_all(
+    store: Store, graph: Graph, keys: Sequence[str], registry: Registry, *, force: bool
+) -> list[StepResult]:
+    """What every step needs, as far as it is known before anything is made."""
+    changed: set[str] = set()
+    results = []
+    for key in keys:
+        result, _ = foresee(store, graph, key, registry, changed, force=force)
+        if result.action not in ("none", "check"):
+            changed.add(key)
+        results.append(result)
+    return results
 
 
-def _foresee(
-    store: Store, campaign: Campaign, step: ImportStep | ComputeStep, registry: Registry, changed: set[str]
-) -> tuple[StepResult, Plan | None]:
-    """What a step needs, and why; in a dry run inputs that are not made yet leave the plan open."""
-    if isinstance(step, ImportStep):
-        return _foresee_import(store, campaign, step), None
-    waits = sorted({m for v in step.options.values() for t in _texts(v) if (m := _maker(campaign, t)) in changed and m})
-    if waits:
-        return StepResult(step.key, "compute", f"waits for {', '.join(waits)}"), None
-    plan = plan_run(
-        store,
-        step.module,
-        root_key=step.key,
-        seed=step.seed,
-        trust_pickle=step.trust_pickle,
-        device=step.device,
-        registry=registry,
-        **step.options,
-    )
-    return _foresee_run(store, plan)
+def _check_engines(graph: Graph, results: Sequence[StepResult]) -> None:
+    """Make the potentials of steps that wait for others once, so that a wrong one is found before anything runs."""
+    seen: set[tuple[str, bool, str]] = set()
+    for result in results:
+        node = graph.nodes[result.key]
+        if not isinstance(node.step, ComputeStep) or node.module is None or result.action != "compute":
+            continue
+        for name, texts in (node.reads or {}).items():
+            for text in texts if node.module.reads[name].is_potential else ():
+                known = (text, node.step.trust_pickle, node.step.device)
+                if ":" in text and known not in seen:
+                    EngineInput.of(text, trust_pickle=node.step.trust_pickle, device=node.step.device)
+                    seen.add(known)
 
 
-def _foresee_run(store: Store, plan: Plan) -> tuple[StepResult, Plan]:
-    catalogue = store.catalogue
-    makers = [catalogue.runs.get(catalogue.newest(k).run or "") for k in map(plan.key, plan.outputs) if k in catalogue]
-    earlier = next((run for run in makers if run is not None), None)
-    said = "missing"
-    if earlier is not None and earlier.id != plan.run_id:
-        said = f"stale: {'; '.join(differences(earlier, plan))}"
-    try:
-        standing = look_up(store, plan)
-    except KeyTaken:
-        if earlier is None:
+class Drive:
+    """Begins the steps of a campaign as they become ready, and looks after them.
+
+    Parameters
+    ----------
+    graph, keys : Graph, sequence of str
+        The steps, and which of them to make, in order.
+    reader : callable
+        Reads the files of imports.
+    services, setting : Services, Setting
+        What the steps share, and what surrounds them.
+    watcher : Watcher
+        Is told how it goes.
+    force, keep_going : bool
+        As in ``run_campaign``.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        keys: Sequence[str],
+        reader: Reader,
+        services: Services,
+        setting: Setting,
+        watcher: Watcher,
+        *,
+        force: bool,
+        keep_going: bool,
+    ) -> None:
+        self._graph, self._reader, self._services, self._watcher = graph, reader, services, watcher
+        self._store, self._setting = services.store, setting
+        self._force, self._keep_going = force, keep_going
+        self._keys = list(keys)
+        self._waiting = dict.fromkeys(keys)
+        self._under_way: dict[str, tuple[StepResult, Pending]] = {}
+        self._results: dict[str, StepResult] = {}
+        self._crew = StepCrew(services, setting, watcher)
+        services.scheduler.listen(self._hear)
+
+    def run(self) -> list[StepResult]:
+        """Make all steps; returns what became of them, in order."""
+        scheduler = self._services.scheduler
+        self._watcher.place(scheduler.told)
+        try:
+            while self._waiting or self._under_way:
+                begun = self._begin_ready()
+                self._crew.poll()
+                self._collect()
+                if self._setting.stop():
+                    raise self._setting.stop.error()
+                scheduler.check()
+                if self._under_way and not begun:
+                    time.sleep(WAIT_SECONDS)
+        except BaseException:
+            self._crew.abandon()
             raise
-        plan = replace(plan, new_version=True)
-        standing = look_up(store, plan)
-    if isinstance(standing, Found):
-        return StepResult(plan.root_key, "none", "up to date", standing.run), plan
-    if isinstance(standing, Elsewhere):
-        return StepResult(plan.root_key, "take over", f"{said}; done already at {standing.run.root_key}"), plan
-    if standing.continues is not None and standing.previous is None:
-        return StepResult(plan.root_key, "extend", f"{said}"), plan
-    if standing.previous is not None:
-        status = standing.previous.status
-        before = "was killed before" if status == "running" else f"{status} before"
-        return StepResult(plan.root_key, "resume", before), plan
-    return StepResult(plan.root_key, "compute", said), plan
+        self._crew.close()
+        return [self._results[key] for key in self._keys]
 
+    def _begin_ready(self) -> bool:
+        """Begin the steps whose needs are met; leave out those whose needs cannot be met any more."""
+        begun = False
+        for key in list(self._waiting):
+            needs = [need for need in self._graph.nodes[key].needs if need in self._keys]
+            lacking = [need for need in needs if need in self._results and not _is_there(self._results[need])]
+            if lacking:
+                self._end(StepResult(key, "skip", f"needs {', '.join(lacking)}"))
+            elif self._is_over():
+                self._end(StepResult(key, "skip", "not begun, because another step failed"))
+            elif len(self._under_way) < self._services.scheduler.ahead and all(n in self._results for n in needs):
+                del self._waiting[key]
+                self._begin(key)
+                self._collect()
+                begun = True
+        return begun
 
-def _foresee_import(store: Store, campaign: Campaign, step: ImportStep) -> StepResult:
-    if step.key not in store.catalogue:
-        return StepResult(step.key, "import", "missing")
-    path = campaign.folder / step.file
-    known = store.entry(step.key).origin.get("digest")
-    if known is None or not path.is_file() or known == file_digest(path):
-        return StepResult(step.key, "none", "up to date")
-    return StepResult(step.key, "import", f"stale: {step.file} changed")
+    def _is_over(self) -> bool:
+        return not self._keep_going and any(result.error is not None for result in self._results.values())
 
+    def _begin(self, key: str) -> None:
+        step = self._graph.nodes[key].step
+        try:
+            result, plan = foresee(self._store, self._graph, key, self._services.registry, force=self._force)
+        except H5mlError as error:
+            self._end(StepResult(key, "compute", "cannot be planned", error=error))
+            return
+        if result.action == "none":
+            self._end(result)
+            return
+        self._watcher.began(result)
+        try:
+            if isinstance(step, ImportStep):
+                self._import(step)
+                self._end(result)
+            elif result.action == "check":
+                self._check(result)
+            elif plan is not None:
+                self._compute(step, result, plan)
+        except Interrupted:
+            raise
+        except H5mlError as error:
+            self._end(replace(result, error=error))
 
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Makes steps."""
-
-    store: Store
-    campaign: Campaign
-    reader: Reader
-    scheduler: _LateScheduler
-    registry: Registry
-    progress: Progress | None
-
-    def make(self, step: ImportStep | ComputeStep, result: StepResult, plan: Plan | None) -> StepResult:
-        if isinstance(step, ImportStep):
-            self._import(step)
-            return result
-        assert plan is not None
-        run = run_plan(self.store, plan, scheduler=self.scheduler.get(), progress=self.progress, registry=self.registry)
-        return replace(result, run=run)
+    def _compute(self, step: ComputeStep, result: StepResult, plan: Plan) -> None:
+        terms = Terms(step.resources, step.retries, step.time_limit_s)
+        self._under_way[result.key] = (result, self._crew.begin(plan, result.key, terms))
 
     def _import(self, step: ImportStep) -> None:
-        path = self.campaign.folder / step.file
-        if not path.is_file():
-            raise InvalidConfig(
-                "There is no such file to import.",
-                key=f"{step.key} ({self.campaign.where(step, 'import')})",
-                found=path,
-            )
+        path = self._graph.campaign.folder / step.file
         origin = {"file": path.name, "digest": file_digest(path)}
-        dataset = self.reader(path, step)
-        known = step.key in self.store.catalogue
-        with self.store.transaction(f"import {step.key}") as transaction:
+        dataset = self._reader(path, step)
+        known = step.key in self._store.catalogue
+        with self._store.transaction(f"import {step.key}") as transaction:
             transaction.write(step.key, dataset, step.kind, new_version=known, origin=origin)
 
+    def _check(self, result: StepResult) -> None:
+        """Compute again what is there, in a store of its own, and compare."""
+        from .replay import replay_run
 
-def file_digest(path: Path) -> str:
-    """BLAKE3 of a file's bytes, as hex."""
-    from blake3 import blake3
+        assert result.run is not None
+        first = next(iter(result.run.outputs.values()), None)
+        if first is not None:
+            services = self._services
+            reference = f"{first.key}@{first.version}"
+            found = replay_run(self._store, reference, scheduler=services.scheduler, registry=services.registry)
+            if not found.equal:
+                worst = {name: comparison.largest for name, comparison in found.comparisons.items()}
+                raise ComputeFailed(
+                    "Computed again, the step gives other data; the stored ones are kept.",
+                    key=result.key,
+                    found=", ".join(f"{name} differs by {value:.3g}" for name, value in worst.items() if value),
+                    hint=f"`h5ml replay {first.key}` shows more; `h5ml rm` what shall be made anew",
+                )
+        self._end(result)
 
-    return blake3(path.read_bytes()).hexdigest()
+    def _collect(self) -> None:
+        """See which steps ended."""
+        for key, (result, pending) in list(self._under_way.items()):
+            if pending.ended:
+                del self._under_way[key]
+                run = self._store.catalogue.runs.get(pending.plan.run_id)
+                self._end(replace(result, run=run, error=pending.error, trace=pending.trace))
+
+    def _end(self, result: StepResult) -> None:
+        self._waiting.pop(result.key, None)
+        self._results[result.key] = result
+        self._watcher.ended(result)
+
+    def _hear(self, run_id: str, done: float, total: float, text: str) -> None:
+        """Pass on what a worker reports."""
+        for key, (_, pending) in list(self._under_way.items()):
+            if pending.plan.run_id == run_id:
+                self._watcher.moved(key, done, total, text)
 
 
-def _texts(value: Any) -> list[str]:
-    return [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, str)]
+class StepCrew(Crew):
+    """Looks after steps, each of which reports for itself."""
+
+    def __init__(self, services: Services, setting: Setting, watcher: Watcher) -> None:
+        super().__init__(services, setting)
+        self._watcher = watcher
+
+    def progress_of(self, pending: Pending) -> Progress:
+        """Tell the watcher."""
+
+        def report(done: float, total: float, text: str = "") -> None:
+            self._watcher.moved(pending.name, done, total, text)
+
+        return report
+
+
+def _is_there(result: StepResult) -> bool:
+    return result.error is None and result.action != "skip"

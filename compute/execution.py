@@ -13,25 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import ComputeFailed, H5mlError, Interrupted, nearest
 from ..schemas.kind import Kind
-from ..schemas.run import Run
+from ..schemas.run import CallRef, Run
 from ..store.store import Store
 from .commit import Displaced, RunTransaction
 from .identity import environment, loaded_facts
-from .module import Block, Call, Context, Handle, Map, Progress, Replace, Request, Wait, no_progress
+from .module import Block, Call, Context, Handle, Map, Progress, Recall, Replace, Request, Wait, no_progress
 from .plan import Plan
-from .signals import Stop
+from .signals import Stop, TimeLimit
 from .standing import Start, is_left_behind
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Data = Mapping[str, "xr.Dataset"]
+_CALL = "call:"
 
 
 class Requests:
     """Answers to the requests that need more than a store; the base knows none of them."""
 
-    def map(self, request: Map) -> list[xr.Dataset]:
+    def map(self, request: Map) -> Sequence[xr.Dataset]:
         """The results of a map."""
         raise NotImplementedError
 
@@ -41,6 +42,10 @@ class Requests:
 
     def wait(self, request: Wait) -> Sequence[Handle]:
         """Wait for calls."""
+        raise NotImplementedError
+
+    def recall(self, request: Recall) -> list[tuple[str, xr.Dataset]]:
+        """Data that the store has already."""
         raise NotImplementedError
 
     def poll(self) -> None:
@@ -69,6 +74,8 @@ class Setting:
         Whether the run was begun already, and this goes on with it.
     base : mapping or None
         For a worker: what of each output lies in the main store already, by output and dimension.
+    time_limit_s : float or None
+        How long the module may compute, and each item of its maps; answers to its requests do not count.
     """
 
     stop: Stop = field(default_factory=Stop)
@@ -76,6 +83,7 @@ class Setting:
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("h5ml"))
     owned: bool = False
     base: Mapping[str, Mapping[str, int]] | None = None
+    time_limit_s: float | None = None
 
 
 class Execution:
@@ -103,7 +111,10 @@ class Execution:
         self.here: set[str] = set() if setting.base is not None else set(start.committed)
         self._has_restart = start.restart is not None
         self._continues = start.continues if setting.base is None else None
+        self._limit = TimeLimit(setting.time_limit_s, plan.root_key)
         self._began = (time.perf_counter(), time.process_time())
+        self._calls = self._calls_before()
+        self._unmarked: dict[str, CallRef] = {}
         self.requests = requests(self)
 
     # --- the course of a run -------------------------------------------------------------------------------------
@@ -162,6 +173,7 @@ class Execution:
             seed=plan.seed,
             inputs=plan.refs(),
             engines=plan.engines(),
+            calls=self._received(),
             status="running",
             started=previous.started if previous is not None else now(),
             wall_s=previous.wall_s if previous is not None else 0.0,
@@ -199,7 +211,8 @@ class Execution:
             )
             stop.immediate = True  # there is no request to wait for while a plain function computes
             try:
-                result = plan.module.function(plan.config, plan.load_inputs(), context)
+                with self._limit.counting():
+                    result = plan.module.function(plan.config, plan.load_inputs(), context)
             finally:
                 stop.immediate = False
             return self._drive(result) if isinstance(result, Generator) else result
@@ -212,7 +225,8 @@ class Execution:
                 if self.setting.stop():
                     raise self.setting.stop.error(self.plan.root_key)
                 try:
-                    request = generator.send(answer) if error is None else generator.throw(error)
+                    with self._limit.counting():
+                        request = generator.send(answer) if error is None else generator.throw(error)
                 except StopIteration as end:
                     return end.value or {}
                 answer, error = self._answer(request)
@@ -232,11 +246,13 @@ class Execution:
                     return self.requests.call(request), None
                 case Wait():
                     return list(self.requests.wait(request)), None
+                case Recall():
+                    return self.requests.recall(request), None
         except TaskFailed as failure:
             return None, failure
         raise ComputeFailed(
             f"The module {self.plan.module.name} yielded something that is no request.",
-            expected="Block, Replace, Map, Call or Wait",
+            expected="Block, Replace, Map, Call, Wait or Recall",
             found=type(request).__name__,
         )
 
@@ -248,6 +264,8 @@ class Execution:
             added = {name: self._put(transaction, name, dataset, replace) for name, dataset in data.items()}
             if restart is not None:
                 transaction.restart(plan.run_id, restart)
+                for mark, call in self._unmarked.items():
+                    transaction.mark(plan.run_id, mark, call.model_dump(mode="json"))
                 self._drop_continued(transaction)
             elif not replace and self._has_restart:
                 transaction.forget(plan.run_id, restart=True)
@@ -257,6 +275,7 @@ class Execution:
             self.present.add(name)
             self.here.add(name)
         self._has_restart = restart is not None or (replace and self._has_restart)
+        self._unmarked = {} if restart is not None else self._unmarked
         self.requests.poll()
 
     def _put(self, transaction: RunTransaction, name: str, dataset: xr.Dataset, replace: bool) -> int:
@@ -327,7 +346,7 @@ class Execution:
                         growing=False,
                         new_version=plan.new_version,
                     )
-            record = {"id": plan.run_id, "status": "done", "ended": now(), "error": None, **self._times()}
+            record = {"id": plan.run_id, "status": "done", "ended": now(), "error": None, **self._account()}
             here = {*self.here, *data} if self.setting.base is not None else self.outputs
             transaction.done({**record, **self._environment()}, {name: plan.key(name) for name in here})
             transaction.forget(plan.run_id, restart=not plan.config.horizon_fields())
@@ -336,12 +355,34 @@ class Execution:
 
     def _record_end(self, status: str, message: str) -> None:
         """Record how a run ended; a store that refuses this too leaves it as it was, and it can be resumed."""
-        record = {"id": self.plan.run_id, "status": status, "ended": now(), "error": message, **self._times()}
+        record = {"id": self.plan.run_id, "status": status, "ended": now(), "error": message, **self._account()}
         try:
             with RunTransaction(self.store, f"{self.plan.module.name} {self.plan.root_key}: {status}") as transaction:
                 transaction.record({**record, **self._environment()})
         except H5mlError as error:
             self.setting.logger.warning("the end of a run could not be recorded: %s", error.message)
+
+    def received(self, call: CallRef) -> None:
+        """Note that the module was given the outputs of a call."""
+        mark = f"{_CALL}{call.name}:{call.run}"
+        if self._calls.get(mark) != call:
+            self._calls[mark] = self._unmarked[mark] = call
+
+    def _calls_before(self) -> dict[str, CallRef]:
+        """What was received before the restart state: a module that goes on from there does not ask for it again."""
+        if self.start.restart is None:
+            return {}
+        shorter = self.store.catalogue.runs.get(self.start.continues or "")
+        found = {f"{_CALL}{call.name}:{call.run}": call for call in (shorter.calls if shorter is not None else ())}
+        marks = self.store.marks(self.plan.run_id).items()
+        return found | {name: CallRef.model_validate(told) for name, told in marks if name.startswith(_CALL)}
+
+    def _received(self) -> list[CallRef]:
+        return sorted(self._calls.values(), key=lambda call: (call.name, call.run))
+
+    def _account(self) -> dict[str, Any]:
+        """What the end of a run records, however it ended."""
+        return {**self._times(), "calls": [call.model_dump(mode="json") for call in self._received()]}
 
     def _times(self) -> dict[str, float]:
         previous = self.start.previous

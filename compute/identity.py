@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import platform
@@ -94,6 +95,7 @@ def loaded_facts() -> dict[str, Any]:
     return {"packages": {name: found[name] for name in sorted(found) if found[name] is not None}, "threads": threads}
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

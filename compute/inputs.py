@@ -52,13 +52,29 @@ class StoredInput:
         entry = self.store.catalogue.locate(self.ref)
         if entry is None:
             raise UnknownKey("An input is gone.", key=f"{self.ref.key}@{self.ref.version}")
-        if self.ref.kind == "selection":
+        if self.ref.kind in ("selection", "training_set"):
             from ..store.gather import gather
 
             return gather(self.store, entry)
         dataset = self.store.dataset(entry.reference)
         longer = {dim: size for dim, size in self.sizes.items() if dataset.sizes.get(dim, size) > size}
         return dataset.isel({dim: slice(0, size) for dim, size in longer.items()}) if longer else dataset
+
+
+    def potential(self, device: str) -> Potential:
+        """The potential that a stored checkpoint is.
+
+        Raises
+        ------
+        UnknownKey
+            If it is gone by now.
+        InvalidData
+            If it cannot be rebuilt from what is stored.
+        """
+        from .potentials.checkpoint import stored_potential
+
+        spec = f"{self.ref.key}@{self.ref.version}"
+        return stored_potential(self.load().load(), spec, self.ref.digest, device=device)
 
 
 @dataclass(frozen=True, slots=True)

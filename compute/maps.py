@@ -2,43 +2,100 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, overload
 
 from ..store.blob import unpack
+from .bunches import Outcome
 from .commit import RunTransaction
 from .execution import Execution, TaskFailed
 from .module import Map
-from .scheduler import Outcome, Scheduler
+from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     import xarray as xr
 
 BATCH_SECONDS = 0.05
-"""Results that arrive within this time are committed together."""
+"""Results that arrive within this time are committed together, at least."""
+COMMIT_SHARE = 4.0
+"""How many times as long as a commit took the next one is put off, so that they never take up most of the time."""
+LONGEST_SECONDS = 1.0
+"""But no longer than this."""
+KEPT_BYTES = 1 << 26
+"""What results may take of memory; beyond, they lie in a scratch file."""
 
 
-@dataclass(slots=True)
+class Results(Sequence["xr.Dataset"]):
+    """Results of a map in the order of its items, unpacked when they are looked at.
+
+    Parameters
+    ----------
+    total : int
+        How many items there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._spans: dict[int, tuple[int, int]] = {}
+        self._size = 0
+        self._file = tempfile.SpooledTemporaryFile(KEPT_BYTES, prefix="h5ml-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+
+    def add(self, index: int, blob: bytes) -> None:
+        """Keep the packed result of an item."""
+        self._file.seek(self._size)
+        self._file.write(blob)
+        self._spans[index] = (self._size, len(blob))
+        self._size += len(blob)
+
+    @property
+    def arrived(self) -> Collection[int]:
+        """The items whose results are here."""
+        return self._spans.keys()
+
+    def __len__(self) -> int:
+        return self._total
+
+    @overload
+    def __getitem__(self, index: int) -> xr.Dataset: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[xr.Dataset]: ...
+
+    def __getitem__(self, index: int | slice) -> xr.Dataset | list[xr.Dataset]:
+        chosen = range(self._total)[index]
+        if isinstance(chosen, range):
+            return [self[one] for one in chosen]
+        start, size = self._spans[chosen]
+        self._file.seek(start)
+        return unpack(self._file.read(size))
+
+
 class _Batch:
     """Results of a map that wait for their commit."""
 
-    commit: Callable[[dict[int, bytes]], None]
-    items: dict[int, bytes] = field(default_factory=dict)
-    since: float = field(default_factory=time.monotonic)
+    def __init__(self, commit: Callable[[dict[int, bytes]], None]) -> None:
+        self._commit = commit
+        self._items: dict[int, bytes] = {}
+        self._since, self._put_off = time.monotonic(), BATCH_SECONDS
 
     def add(self, index: int, blob: bytes) -> None:
-        self.items[index] = blob
+        self._items[index] = blob
 
     def flush(self, *, now: bool) -> None:
-        if self.items and (now or time.monotonic() - self.since >= BATCH_SECONDS):
-            self.commit(self.items)
-            self.items = {}
-            self.since = time.monotonic()
+        began = time.monotonic()
+        if not self._items or not (now or began - self._since >= self._put_off):
+            return
+        self._commit(self._items)
+        self._items = {}
+        self._since = time.monotonic()
+        self._put_off = min(max(BATCH_SECONDS, COMMIT_SHARE * (self._since - began)), LONGEST_SECONDS)
 
 
-def run_map(execution: Execution, request: Map, scheduler: Scheduler, poll: Callable[[], None]) -> list[xr.Dataset]:
+def run_map(execution: Execution, request: Map, scheduler: Scheduler, poll: Callable[[], None]) -> Results:
     """Compute the items whose results were not committed before.
 
     Parameters
@@ -54,8 +111,8 @@ def run_map(execution: Execution, request: Map, scheduler: Scheduler, poll: Call
 
     Returns
     -------
-    list of xarray.Dataset
-        In the order of the items.
+    Results
+        Datasets in the order of the items.
 
     Raises
     ------
@@ -65,16 +122,18 @@ def run_map(execution: Execution, request: Map, scheduler: Scheduler, poll: Call
         If somebody asked to stop; results that have arrived are committed.
     """
     plan, setting = execution.plan, execution.setting
-    results = execution.store.stashed(plan.run_id, request.name)
     total = len(request.items)
-    todo = [(index, request.items[index]) for index in range(total) if index not in results]
+    results = Results(total)
+    for index, blob in execution.store.stashed(plan.run_id, request.name):
+        results.add(index, blob)
+    todo = [(index, request.items[index]) for index in range(total) if index not in results.arrived]
     failures: dict[int, str] = {}
     batch = _Batch(lambda items: _stash(execution, request.name, items))
     try:
-        for arrived in scheduler.map(request.function, todo):
+        for arrived in scheduler.map(request.function, todo, setting.time_limit_s):
             _sort(arrived, results, failures, batch)
             batch.flush(now=False)
-            setting.progress(len(results) + len(failures), total, request.name)
+            setting.progress(len(results.arrived) + len(failures), total, request.name)
             poll()
             if setting.stop():
                 raise setting.stop.error(plan.root_key)
@@ -82,17 +141,15 @@ def run_map(execution: Execution, request: Map, scheduler: Scheduler, poll: Call
         batch.flush(now=True)
     if failures:
         raise _failed(plan.root_key, request.name, failures, total)
-    return [results[index] for index in range(total)]
+    return results
 
 
-def _sort(
-    arrived: list[tuple[int, Outcome]], results: dict[int, xr.Dataset], failures: dict[int, str], batch: _Batch
-) -> None:
+def _sort(arrived: list[tuple[int, Outcome]], results: Results, failures: dict[int, str], batch: _Batch) -> None:
     for index, (blob, message) in arrived:
         if blob is None:
             failures[index] = message
         else:
-            results[index] = unpack(blob)
+            results.add(index, blob)
             batch.add(index, blob)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import ComputeFailed
-from ..schemas.kinds import STRUCTURES, TRAJECTORY
+from ..schemas.kind import Kind
+from ..schemas.kinds import CLUSTERS, STRUCTURES, TRAJECTORY
 from .md_config import Condition, MolecularDynamics
 from .module import POTENTIAL, Block, Context, Module, One, Request, Writes
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
+    from .md_clusters import FrameClusters
     from .md_system import Frame, Simulation
 
 _REPORT_SECONDS = 0.2
@@ -33,15 +35,17 @@ def molecular_dynamics(
     config : MolecularDynamics
         Settings.
     inputs : mapping
-        ``crystal``: a dataset of structures; ``model``: a Potential.
+        ``crystal``: a dataset of structures or clusters; ``model``: a Potential.
     context : Context
         Seed, progress, and the restart state of an earlier execution.
 
     Yields
     ------
     Block
-        ``block_frames`` frames of a trajectory (fewer where the run ends) and the state of every trajectory at the
-        start of its first block that is not whole.
+        ``block_frames`` frames of a trajectory (fewer where the run ends) with the clusters cut from them, and the
+        state of every trajectory at the start of its first block that is not whole.
+    Replace
+        Before the first block of a trajectory that clusters are cut from: which atoms form which molecule.
 
     Notes
     -----
@@ -86,6 +90,9 @@ class _Trajectory:
         config, name = self.config, self.condition.output
         if self.done >= config.n_frames:
             return
+        clusters = self._clusters(atoms, potential)
+        if clusters is not None:
+            yield from clusters.opening()
         rng = generator_of(self.context.seed, self.condition)
         simulation = Simulation(config, self.condition, potential, atoms, rng, tick)
         self.attributes["n_degrees_of_freedom"] = simulation.ndof
@@ -96,17 +103,27 @@ class _Trajectory:
             frames: list[Frame] = []
             failure: ComputeFailed | None = None
             try:
-                self._fill(simulation, state, range(first, min(end, config.n_frames)), frames)
+                self._fill(simulation, state, range(first, min(end, config.n_frames)), frames, clusters)
             except ComputeFailed as error:
                 failure = error
             if self.done + len(frames) == end:
                 state = simulation.state()
             if frames:
+                made = {name: simulation.dataset(frames, self.attributes)}
                 self.done += len(frames)
+                if clusters is not None:
+                    made |= clusters.collect(last=self.done == config.n_frames)
                 self._keep(state, frames[-1])
-                yield Block({name: simulation.dataset(frames, self.attributes)}, restart=_packed(self.saved))
+                yield Block(made, restart=_packed(self.saved))
             if failure is not None:
                 raise failure
+
+    def _clusters(self, atoms: Atoms, potential: Any) -> FrameClusters | None:
+        if self.config.finite_subsystem_filter is None:
+            return None
+        from .md_clusters import FrameClusters
+
+        return FrameClusters(self.config, self.condition, atoms, potential, self.context)
 
     def _restart_state(self) -> Saved:
         state = {k.removeprefix(f"{self.prefix}."): v for k, v in self.saved.items() if k.startswith(f"{self.prefix}.")}
@@ -120,7 +137,14 @@ class _Trajectory:
             )
         return state
 
-    def _fill(self, simulation: Simulation, state: Saved, indices: range, frames: list[Frame]) -> None:
+    def _fill(
+        self,
+        simulation: Simulation,
+        state: Saved,
+        indices: range,
+        frames: list[Frame],
+        clusters: FrameClusters | None,
+    ) -> None:
         """Compute a block's frames from its start; those committed already are compared, not kept again."""
         simulation.start_block(state)
         for index in indices:
@@ -128,6 +152,8 @@ class _Trajectory:
                 simulation.advance(self.config.steps_per_frame)
             frame = simulation.frame()
             if index >= self.done:
+                if clusters is not None:
+                    clusters.cut(frame, index)
                 frames.append(frame)
             elif index == self.done - 1:
                 self._compare(frame)
@@ -202,14 +228,19 @@ def _unpacked(restart: xr.Dataset | None) -> Saved:
 
 
 def _outputs(config: MolecularDynamics) -> Writes:
-    return {condition.output: TRAJECTORY for condition in config.conditions()}
+    conditions, cut = config.conditions(), config.finite_subsystem_filter
+    found: dict[str, Kind] = {condition.output: TRAJECTORY for condition in conditions}
+    if cut is not None:
+        for condition in conditions:
+            found |= cut.outputs(condition.label)
+    return found
 
 
 MODULE = Module(
     name="md",
     version="1",
     config=MolecularDynamics,
-    reads={"crystal": One(STRUCTURES), "model": One(POTENTIAL)},
+    reads={"crystal": One(STRUCTURES, CLUSTERS), "model": One(POTENTIAL)},
     writes=_outputs,
     function=molecular_dynamics,
 )

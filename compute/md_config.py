@@ -7,10 +7,12 @@ from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from ..schemas.config import Field, horizon
+from ..schemas.config import Field, horizon, later
+from .structure.subsystem_config import FiniteSubsystemFilter
 from .structure.supercell_config import SupercellSettings
 
 _WHOLE = 1e-6
+_TRAJECTORIES = "trajectories/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Condition:
     pressure_GPa: float
     replica: int
     output: str
+
+    @property
+    def label(self) -> str | None:
+        """What tells its outputs from those of the other conditions; None where it is the only one."""
+        return self.output.removeprefix(_TRAJECTORIES) if self.output.startswith(_TRAJECTORIES) else None
 
 
 class MolecularDynamics(SupercellSettings):
@@ -89,6 +96,10 @@ class MolecularDynamics(SupercellSettings):
     temperature_limit_K: float = Field(
         20000.0, gt=0, description="A kinetic temperature above this (K) stops the run as failed."
     )
+    finite_subsystem_filter: FiniteSubsystemFilter | None = later(
+        None, description="Cut finite clusters of molecules from the frames; null: none."
+    )
+    cluster_forces: bool = later(True, description="Compute energies and forces of the clusters with the model.")
     block_frames: int = Field(
         20, ge=1, description="Frames of one commit; the engine is rebuilt after each, so results depend on it."
     )
@@ -157,6 +168,16 @@ class MolecularDynamics(SupercellSettings):
         """Frames of a trajectory, with the one at t = 0."""
         return round(self.time_total_fs / self.sampling_interval_fs) + 1
 
+    def is_equilibration(self, time_fs: float) -> bool:
+        """Whether a frame at a time (fs) after the start is marked as equilibration."""
+        return time_fs < self.time_equilibration_fs * (1.0 - 1e-9)
+
+    def is_cut(self, index: int) -> bool:
+        """Whether finite clusters are cut from the frame of that index."""
+        chosen = self.finite_subsystem_filter
+        time = index * self.steps_per_frame * self.time_step_fs
+        return chosen is not None and (chosen.include_equilibration or not self.is_equilibration(time))
+
     def conditions(self) -> tuple[Condition, ...]:
         """All trajectories of the run, temperatures outermost, replicas innermost."""
         found = []
@@ -168,7 +189,7 @@ class MolecularDynamics(SupercellSettings):
                 for replica in range(1, self.replicas + 1):
                     suffix = f",r={replica:03d}" if self.replicas > 1 else ""
                     found.append(
-                        Condition(temperature, pressure, replica, f"trajectories/crystal[dyn:{label}{suffix}]")
+                        Condition(temperature, pressure, replica, f"{_TRAJECTORIES}crystal[dyn:{label}{suffix}]")
                     )
         if len(found) == 1:
             return (Condition(found[0].temperature_K, found[0].pressure_GPa, 1, "trajectory"),)

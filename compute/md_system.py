@@ -226,7 +226,7 @@ class Simulation:
             "cell": np.array(atoms.get_cell()),
             "time": time,
             "step": self.step,
-            "equilibration": int(time < self.config.time_equilibration_fs * (1.0 - 1e-9)),
+            "equilibration": int(self.config.is_equilibration(time)),
             "conserved_energy": float("nan")
             if self._ramp
             else conserved_energy(self._dyn, self.settings.algorithm, energy),

@@ -61,11 +61,11 @@ class Wanted:
         return f"{', '.join(others)} or {last}" if others else last
 
     def takes(self, kind: str) -> bool:
-        """Whether data of a kind will do; a selection stands for structures, a checkpoint for a potential."""
+        """Whether data of a kind will do; selections and labels stand for structures, checkpoints for potentials."""
         names = {known.name for known in self.kinds}
         return (
             kind in names
-            or (kind == "selection" and "structures" in names)
+            or (kind in ("selection", "labels") and "structures" in names)
             or (self.is_potential and kind == "checkpoint")
         )
 
@@ -138,8 +138,8 @@ class Map:
     name : str
         Distinguishes several maps of one run. Required to be the same when the module is executed again.
 
-    The answer is the list of results, in the order of the items. After a kill, results that were committed are not
-    computed again.
+    The answer is a sequence of the results, in the order of the items; each is unpacked when it is looked at. After a
+    kill, results that were committed are not computed again.
     """
 
     function: Callable[[Any], xr.Dataset]
@@ -185,7 +185,27 @@ class Wait:
     first: bool = False
 
 
-Request = Block | Replace | Map | Call | Wait
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Look for data that the store has already, so that they need not be computed again.
+
+    Parameters
+    ----------
+    kind : Kind
+        Of which kind.
+    attributes : mapping
+        Attributes that the datasets must have, with these values.
+
+    The answer is a list of ``(KEY@VERSION, dataset)``, newest first, each read when it is looked at. A replay finds
+    nothing, so that it computes. What is taken from there is no input of the run: a module takes only what it would
+    have computed itself, and says so in a volatile variable.
+    """
+
+    kind: Kind
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Request = Block | Replace | Map | Call | Wait | Recall
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,14 @@ class Plan:
         """Inputs as the module receives them."""
         loaded: dict[str, Any] = {}
         for name, wanted in self.module.reads.items():
-            values = [found.load() for found in self.inputs.get(name, ())]
+            values = [self._load(found, wanted) for found in self.inputs.get(name, ())]
             loaded[name] = values if wanted.most is None else (values[0] if values else None)
         return loaded
+
+    def _load(self, found: Input, wanted: Wanted) -> Any:
+        if wanted.is_potential and isinstance(found, StoredInput):
+            return found.potential(self.device)
+        return found.load()
 
     def refs(self) -> dict[str, list[DataRef]]:
         """References to the stored inputs, for the run's record."""
@@ -225,13 +230,8 @@ def find_potential(store: Store, text: str, *, trust_pickle: bool = False, devic
         ) from None
     if entry.kind != "checkpoint":
         raise WrongKind("The key holds no potential.", key=entry.reference, expected="checkpoint", found=entry.kind)
-    raise InvalidConfig(
-        "A stored checkpoint cannot be used as a potential yet.",
-        key=entry.reference,
-        expected="engine:method, for example tblite:GFN1-xTB",
-        found=f"a key of kind {entry.kind}",
-        hint="file:PATH.model reads a model from a file",
-    )
+    kind_named(entry.kind).check_version(entry.schema_version, entry.reference)
+    return StoredInput.of(store, entry)
 
 
 def _settings(config: Mapping[str, Any] | Config) -> Mapping[str, Any]:

@@ -14,12 +14,12 @@ from ..schemas.run import Run
 from ..store.catalogue import Entry
 from ..store.opening import open_store
 from ..store.store import Store
+from .crew import Services
 from .execution import Setting
 from .inputs import EngineInput, Input, StoredInput
 from .module import Module, Progress, no_progress
 from .plan import Plan, make_plan
 from .registry import Registry
-from .requests import Services
 from .runner import execute_plan
 from .scheduler import Scheduler, make_scheduler
 from .signals import interruptible
@@ -87,6 +87,15 @@ class Replay:
         """Whether every bit of every output is the same."""
         return all(comparison.equal for comparison in self.comparisons.values())
 
+    @property
+    def differing_calls(self) -> list[str]:
+        """Names of the calls that gave other digests now: where a result that differs parted from the recorded one."""
+        then, now = (
+            {(call.name, name): ref.digest for call in run.calls for name, ref in call.outputs.items()}
+            for run in (self.run, self.again)
+        )
+        return sorted({call for call, name in then if then[call, name] != now.get((call, name))})
+
 
 def replay_run(
     store: Store,
@@ -127,16 +136,15 @@ def replay_run(
     """
     entry = store.entry(reference)
     run = _maker(store, entry)
-    module = (registry or Registry()).named(run.module)
+    modules = registry if registry is not None else Registry()
+    module = modules.named(run.module)
     plan = _plan(store, run, module, potentials or {}, trust_pickle=trust_pickle)
     logger = logging.getLogger("h5ml")
     chosen = make_scheduler(scheduler)
     with tempfile.TemporaryDirectory(prefix="h5ml-replay-") as folder:
         try:
             with open_store(Path(folder) / "replay.h5", make=True) as scratch, interruptible() as stop:
-                services = Services(
-                    scratch, registry or Registry([module]), chosen, Committer(scratch, logger), execute_plan
-                )
+                services = Services(scratch, modules, chosen, Committer(scratch, logger), execute_plan)
                 again = execute_plan(plan, services, Setting(stop, progress or no_progress, logger), owned=False)
                 comparisons = {name: _compare(store, scratch, plan, run, name) for name in run.outputs}
                 restored = _restore(store, scratch, plan, run) if restore else ()

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..schemas.config import Config
 from ..schemas.errors import H5mlError, InvalidConfig
 from ..schemas.run import Run
+from ..schemas.scheduling import Place
 from ..store.store import Store
+from .crew import Services
 from .execution import Execution, Setting
 from .module import Module, Progress, no_progress
 from .plan import InputText, Plan, find_inputs, make_plan, split_options
 from .registry import Registry
-from .requests import LocalRequests, Services
+from .requests import LocalRequests
 from .scheduler import Scheduler, make_scheduler
 from .signals import interruptible
 from .staging import Committer
 from .standing import Elsewhere, Found, look_up
 from .take_over import take_over
 
-__all__ = ["execute_plan", "plan_run", "run", "run_plan"]
+__all__ = ["execute_plan", "plan_run", "run", "run_plan", "session"]
 
 
 def run(
@@ -128,7 +131,7 @@ def plan_run(
     **options: Any,
 ) -> Plan:
     """Check everything that was asked for, and name the run; parameters as in ``run``."""
-    chosen = module if isinstance(module, Module) else (registry or Registry()).named(module)
+    chosen = module if isinstance(module, Module) else (registry if registry is not None else Registry()).named(module)
     named, settings = split_options(chosen, options, root_key)
     asked = config.canonical() if isinstance(config, Config) else dict(config or {})
     twice = sorted({*named} & {*(inputs or {})} | {*settings} & {*(asked if options else {})})
@@ -156,11 +159,26 @@ def run_plan(
         return standing.run
     if isinstance(standing, Elsewhere):
         return take_over(store, plan, standing)
+    modules = registry if registry is not None else _registry([plan.module])
+    with session(store, scheduler, modules, progress, committer) as (services, setting):
+        return execute_plan(plan, services, setting, owned=False)
+
+
+@contextmanager
+def session(
+    store: Store,
+    scheduler: str | Place | Scheduler | None,
+    registry: Registry,
+    progress: Progress | None,
+    committer: Committer,
+) -> Iterator[tuple[Services, Setting]]:
+    """What runs share while they are executed: workers, one committer, and signals that are minded."""
+    logger = logging.getLogger("h5ml")
     chosen = make_scheduler(scheduler)
     try:
-        services = Services(store, registry or _registry([plan.module]), chosen, committer, execute_plan)
+        services = Services(store, registry, chosen, committer, execute_plan)
         with interruptible() as stop:
-            return execute_plan(plan, services, Setting(stop, progress or no_progress, logger), owned=False)
+            yield services, Setting(stop, progress or no_progress, logger)
     finally:
         if chosen is not scheduler:
             chosen.close()

@@ -1,15 +1,17 @@
-"""Signals: a first SIGTERM or SIGINT stops a run at its next request, a second SIGINT at once."""
+"""Signals: a first SIGTERM or SIGINT stops a run at its next request, a second SIGINT at once; and time limits."""
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..schemas.errors import Interrupted
+from ..schemas.errors import ComputeFailed, Interrupted
 
 
 class Stop:
@@ -82,3 +84,74 @@ def interruptible() -> Iterator[Stop]:
     finally:
         for installed, handler in before.items():
             signal.signal(installed, handler if handler is not None else signal.SIG_DFL)
+
+
+class OutOfTime(ComputeFailed):
+    """A task took longer than it may."""
+
+
+def out_of_time(limit_s: float, where: str | None = None) -> OutOfTime:
+    """The error that says so."""
+    return OutOfTime(
+        f"The time limit of {limit_s:g} s was reached.",
+        key=where,
+        hint="what was committed is kept; raise time_limit_s of the step if it was not stuck",
+    )
+
+
+class TimeLimit:
+    """Limits the time that a task computes in this process; only the main thread can be limited so.
+
+    Parameters
+    ----------
+    limit_s : float or None
+        The limit; None for none.
+    where : str, optional
+        The key, for the message.
+    """
+
+    def __init__(self, limit_s: float | None, where: str | None = None) -> None:
+        self._limit_s, self._where = limit_s, where
+        self._left = limit_s or 0.0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the time inside; raises ``OutOfTime`` there, in the midst of whatever computes."""
+        if self._limit_s is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        limit_s = self._limit_s
+
+        def ring(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            raise out_of_time(limit_s, self._where)
+
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(self._left, 1e-3))
+            yield
+        finally:
+            self._left = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+            signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def watchdog(limit_s: float | None, trace: Path | None = None) -> Iterator[None]:
+    """End this worker process if what is inside takes longer, even where it is stuck in a library.
+
+    Parameters
+    ----------
+    limit_s : float or None
+        The limit; None for none.
+    trace : Path, optional
+        Where to write what it was at; stderr by default.
+    """
+    if limit_s is None:
+        yield
+        return
+    with open(trace or "/dev/stderr", "w" if trace else "a") as file:  # noqa: PTH123 - a device too
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()

@@ -11,9 +11,10 @@ import contextlib
 import logging
 import socket
 import time
+import traceback
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,17 @@ from ..store.store import Store
 from .commit import Displaced, RunTransaction
 from .execution import Execution, Requests, Setting
 from .identity import is_alive
-from .module import Call, Handle, Map, Wait
+from .module import Call, Handle, Map, Recall, Wait
 from .plan import Plan
-from .signals import LinkedStop
+from .scheduler import limited_threads, reporter
+from .signals import LinkedStop, out_of_time, watchdog
 from .standing import Start, chain, is_left_behind, look_up
 
 if TYPE_CHECKING:
     import xarray as xr
 
+STUCK = ".stuck"
+"""What follows the name of a staging store where a worker that took too long writes what it was at."""
 FRESH_SECONDS = 900.0
 """What a process on another host staged within this time is left alone."""
 
@@ -43,16 +47,28 @@ def staging_folder(store: Store) -> Path:
     location = store.location
     if "://" in location:
         return Path.cwd() / (location.rstrip("/").rpartition("/")[2] + "-staging")
-    return Path(location.rstrip("/") + "-staging")
+    return Path(location.rstrip("/") + "-staging").absolute()
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run for a worker: what to execute, and where to read and to stage."""
+    """A run for a worker: what to execute, and where to read and to stage.
+
+    Attributes
+    ----------
+    store, plan, folder : Store, Plan, Path
+        Where to read, what to execute, and where to stage.
+    needs : mapping
+        What was asked of the worker; ``threads`` is kept to.
+    time_limit_s : float or None
+        After this time the worker ends itself.
+    """
 
     store: Store
     plan: Plan
     folder: Path
+    needs: Mapping[str, float] = field(default_factory=dict)
+    time_limit_s: float | None = None
 
 
 class Escalate(BaseException):
@@ -65,7 +81,7 @@ class WorkerRequests(Requests):
     def __init__(self, execution: Execution) -> None:
         del execution
 
-    def map(self, request: Map) -> list[xr.Dataset]:
+    def map(self, request: Map) -> Sequence[xr.Dataset]:
         """Hand the run back."""
         raise Escalate(request.name)
 
@@ -77,37 +93,54 @@ class WorkerRequests(Requests):
         """Hand the run back."""
         raise Escalate(str(request.first))
 
+    def recall(self, request: Recall) -> list[tuple[str, xr.Dataset]]:
+        """Hand the run back."""
+        raise Escalate(request.kind.name)
 
-def work(task: Task) -> tuple[str, str]:
+
+def work(task: Task) -> tuple[str, str, str]:
     """Execute a run on a worker; called by dask.
 
     Returns
     -------
     tuple of str
-        ``done``, ``failed``, ``interrupted`` or ``escalate``, and the message of a failure.
+        ``done``, ``failed``, ``interrupted`` or ``escalate``, and message and traceback of a failure.
     """
+    stuck = _stuck_before(task)
+    if stuck is not None and task.time_limit_s is not None:
+        return "failed", str(out_of_time(task.time_limit_s, task.plan.root_key)), stuck
     start = look_up(task.store, task.plan, owned=True)
     if not isinstance(start, Start):
-        return "done", ""
+        return "done", "", ""
     kinds = task.plan.outputs
     base = {
         name: {dim: size for dim, size in sizes.items() if dim in kinds[name].grows}
         for name, sizes in start.sizes.items()
     }
     if not task.folder.is_dir():
-        return "interrupted", "the campaign was given up"
+        return "interrupted", "the campaign was given up", ""
     path = task.folder / f"{task.plan.run_id}-{uuid.uuid4().hex[:12]}.h5"
-    setting = Setting(stop=LinkedStop(lambda: not path.exists()), base=base)
-    with open_store(path, make=True) as staging:
+    setting = Setting(LinkedStop(lambda: not path.exists()), reporter(task.plan.run_id), base=base)
+    with (
+        limited_threads(task.needs.get("threads")),
+        watchdog(task.time_limit_s, path.with_name(path.name + STUCK)),
+        open_store(path, make=True) as staging,
+    ):
         try:
             Execution(staging, task.plan, start, setting, WorkerRequests).run()
         except Escalate:
-            return "escalate", ""
+            return "escalate", "", ""
         except Interrupted as error:
-            return "interrupted", str(error)
+            return "interrupted", str(error), ""
         except H5mlError as error:
-            return "failed", str(error)
-    return "done", ""
+            return "failed", str(error), traceback.format_exc()
+    return "done", "", ""
+
+
+def _stuck_before(task: Task) -> str | None:
+    """Where a worker was when it ended itself because the run took too long; None where none did."""
+    texts = [path.read_text() for path in task.folder.glob(f"{task.plan.run_id}-*{STUCK}")]
+    return next((text for text in texts if text), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InvalidConfig, InvalidKey, nearest
+from .campaign_matrix import filled, points
+from .errors import H5mlError, InvalidConfig, InvalidKey, nearest
 from .key import Key
+from .scheduling import Place, parse_place
 
 FILE_NAME = "h5ml.yaml"
-STEP_ENTRIES = ("compute", "seed", "device", "trust_pickle")
+STEP_ENTRIES = ("compute", "seed", "device", "trust_pickle", "resources", "retries", "time_limit_s")
 S = TypeVar("S", bound=BaseModel)
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Step(BaseModel):
@@ -70,6 +74,12 @@ class ComputeStep(Step):
         ``cpu`` or ``cuda``.
     trust_pickle : bool
         Whether potentials may be read from files that can run code.
+    resources : dict
+        What it needs of a worker, in place of what its module says (``GPU``, ``threads``, ``memory_GB``).
+    retries : int
+        How often it is begun again after a failure.
+    time_limit_s : float or None
+        After this time its process is given up (s); a map's limit is for each of its items.
     options : dict
         Inputs and settings by name; the module says which is which.
     """
@@ -78,6 +88,9 @@ class ComputeStep(Step):
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     trust_pickle: bool = False
+    resources: dict[str, NonNegative] = Field(default_factory=dict)
+    retries: int = Field(0, ge=0, le=100)
+    time_limit_s: float | None = Field(None, gt=0)
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -90,8 +103,8 @@ class Campaign(BaseModel):
         Where it was read from.
     store : str
         The store, relative to the campaign file.
-    scheduler : str or None
-        ``serial``, ``local:N`` or ``tcp://host:port``.
+    scheduler : Place or None
+        Where work runs.
     steps : dict
         Key to step, in the order of the file.
     """
@@ -100,7 +113,7 @@ class Campaign(BaseModel):
 
     path: str | None = None
     store: str = Field(min_length=1)
-    scheduler: str | None = None
+    scheduler: Place | None = None
     steps: dict[str, ImportStep | ComputeStep]
 
     @property
@@ -173,22 +186,45 @@ class _Reader:
             if name not in top:
                 raise self.wrong(f"The entry {name!r} is missing.", 1, expected="the entries store and steps")
         nodes, step_lines = self.mapping(top["steps"], "steps")
-        made = [self.step(key, node, step_lines[key]) for key, node in nodes.items()]
-        steps = {step.key: step for step in made}
-        for step in made:
-            if steps[step.key] is not step:
-                raise self.wrong(f"The key {step.key} is made twice.", steps[step.key].line, found=f"line {step.line}")
-        values = {name: self.value(node) for name, node in top.items() if name != "steps"}
-        found: dict[str, Any] = {**values, "path": self.path, "steps": steps}
+        steps: dict[str, ImportStep | ComputeStep] = {}
+        for key, node in nodes.items():
+            for step in self.steps(key, node, step_lines[key]):
+                if step.key in steps:
+                    first = steps[step.key].line
+                    hint = "every name of the matrix must stand in the key" if first == step.line else None
+                    raise self.wrong(f"The key {step.key} is made twice.", step.line, found=f"line {first}", hint=hint)
+                steps[step.key] = step
+        values = {name: self.value(node) for name, node in top.items() if name not in ("steps", "scheduler")}
+        place = self.place(top["scheduler"], lines["scheduler"]) if "scheduler" in top else None
+        found: dict[str, Any] = {**values, "scheduler": place, "path": self.path, "steps": steps}
         return self.checked(Campaign, found, lines, 1)
 
-    def step(self, key: str, node: Any, line: int) -> ImportStep | ComputeStep:
+    def place(self, node: Any, line: int) -> Place:
+        try:
+            return parse_place(self.value(node))
+        except InvalidConfig as error:
+            raise self.wrong(error.message, line, expected=error.expected, found=error.found, hint=error.hint) from None
+
+    def steps(self, key: str, node: Any, line: int) -> Iterator[ImportStep | ComputeStep]:
+        """The steps that an entry stands for: one, or one for each point of its matrix."""
+        nodes, lines = self.mapping(node, key)
+        values = {name: self.value(item) for name, item in nodes.items()}
+        if "matrix" not in values:
+            yield self.step(key, values, lines, line)
+            return
+
+        def wrong_at(where: int) -> Callable[..., H5mlError]:
+            return lambda message, **facts: self.wrong(message, where, **facts)
+
+        for point in points(values.pop("matrix"), wrong_at(lines["matrix"])):
+            made = {name: filled(value, point, wrong_at(lines[name])) for name, value in values.items()}
+            yield self.step(str(filled(key, point, wrong_at(line))), made, lines, line)
+
+    def step(self, key: str, values: dict[str, Any], lines: dict[str, int], line: int) -> ImportStep | ComputeStep:
         try:
             Key(key)
         except InvalidKey as error:
             raise self.wrong(error.message, line, expected=error.expected, found=error.found) from None
-        nodes, lines = self.mapping(node, key)
-        values = {name: self.value(item) for name, item in nodes.items()}
         facts = {"key": key.strip("/"), "line": line, "lines": lines}
         if ("import" in values) == ("compute" in values):
             close = next((hint for name in values if (hint := nearest(name, ("import", "compute")))), None)
@@ -200,7 +236,7 @@ class _Reader:
                 hint=close,
             )
         if "import" in values:
-            self.known(values, ("import", "kind", "index", "trust_pickle"), lines, f"the step {key}")
+            self.known(values, ("import", "kind", "index", "trust_pickle", "matrix"), lines, f"the step {key}")
             return self.checked(ImportStep, {**values, **facts}, lines, line)
         own: dict[str, Any] = {name: values.pop(name) for name in STEP_ENTRIES if name in values}
         return self.checked(ComputeStep, {**own, **facts, "options": values}, lines, line)
@@ -262,6 +298,30 @@ class _Reader:
                 expected=first["msg"],
                 found=repr(first.get("input"))[:200],
             ) from None
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """What a text with ``*`` (anything within a segment) or ``**`` (also across) stands for."""
+    parts = (re.escape(part).replace(r"\*", "[^/]*") for part in text.strip("/").split("**"))
+    return re.compile(".*".join(parts))
+
+
+def find_steps(campaign: Campaign, text: str) -> list[str]:
+    """The keys of the steps that a key names, or a pattern with ``*``.
+
+    Raises
+    ------
+    InvalidConfig
+        If there is none.
+    """
+    if "*" not in text:
+        return [find_step(campaign, text).key]
+    found = [key for key in campaign.steps if pattern(text).fullmatch(key)]
+    if not found:
+        raise InvalidConfig(
+            "No step of the campaign fits this.", key=text, expected=", ".join(campaign.steps) or "steps", found=text
+        )
+    return found
 
 
 def find_step(campaign: Campaign, key: str) -> ImportStep | ComputeStep:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from .errors import InvalidConfig, nearest
 
-__all__ = ["Config", "Field", "horizon"]
+__all__ = ["Config", "Field", "alternatives", "horizon", "later", "nested_config"]
 
 
 def horizon(default: Any, *, description: str, **bounds: Any) -> Any:
@@ -21,10 +23,19 @@ def horizon(default: Any, *, description: str, **bounds: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"extends": True}, **bounds)
 
 
+def later(default: Any, *, description: str, **bounds: Any) -> Any:
+    """A field that a module got later, whose default changes nothing.
+
+    While it has its default it stays out of the identity of a run, so that runs made before are still found.
+    """
+    return Field(default, description=description, json_schema_extra={"later": True}, **bounds)
+
+
 class Config(BaseModel):
     """Base of all settings: frozen, checked, without unknown names.
 
-    Every field has a default (or is required), bounds, its unit in its name and a description of one sentence.
+    Every field has a default (or is required), bounds, its unit in its name and a description of one sentence. A field
+    may itself be a Config (or None); its settings are then written below its name: ``filter.n_molecules``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
@@ -45,43 +56,96 @@ class Config(BaseModel):
         InvalidConfig
             Names the first wrong setting, what was expected and the nearest valid name.
         """
-        unknown = [name for name in settings if name not in cls.model_fields]
-        if unknown:
-            raise InvalidConfig(
-                f"There is no setting {unknown[0]!r}.",
-                key=where,
-                expected=", ".join(cls.model_fields),
-                found=unknown[0],
-                hint=nearest(unknown[0], cls.model_fields) or "see `h5ml config`",
-            )
+        _refuse_unknown(cls, settings, where)
         try:
             return cls(**settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or "the settings together"
-            field = cls.model_fields.get(name.split(".")[0])
-            raise InvalidConfig(
-                f"The setting {name} is not valid." if field else "The settings do not fit together.",
-                key=where,
-                expected=(field.description if field else None) or "settings that fit together",
-                found=_found(first, settings),
-                hint=first["msg"].removeprefix("Value error, "),
-            ) from None
+            raise cls._refusal(error, settings, where) from None
+
+    @classmethod
+    def _refusal(cls, error: ValidationError, settings: Mapping[str, Any], where: str | None) -> InvalidConfig:
+        """The first setting that is wrong, with what each alternative of its type says of it."""
+        first, *others = error.errors()
+        path, field = cls._field_at(first["loc"])
+        name = ".".join(path)
+        said = [first, *(one for one in others if path and cls._field_at(one["loc"])[0] == path)]
+        hints = dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in said)
+        value: Any = settings
+        for part in path:
+            value = value[part] if isinstance(value, Mapping) and part in value else first.get("input")
+        return InvalidConfig(
+            f"The setting {name} is not valid." if field else "The settings do not fit together.",
+            key=where,
+            expected=(field.description if field else None) or "settings that fit together",
+            found=f"{name} = {value!r}"[:200] if field else repr(first.get("input"))[:200],
+            hint="; or ".join(hints),
+        )
+
+    @classmethod
+    def _field_at(cls, location: tuple[int | str, ...]) -> tuple[tuple[str, ...], FieldInfo | None]:
+        """Where pydantic found an error, without positions in lists and alternatives of types."""
+        path: list[str] = []
+        field: FieldInfo | None = None
+        config: type[Config] | None = cls
+        for part in location:
+            if config is not None and part in config.model_fields:
+                field = config.model_fields[str(part)]
+                path.append(str(part))
+                config = nested_config(field)
+        return tuple(path), field
 
     def canonical(self) -> dict[str, Any]:
         """All settings as plain JSON types: what the run id is computed from."""
-        return self.model_dump(mode="json")
+        fields = type(self).model_fields
+        unsaid = {name for name, field in fields.items() if _marked(field, "later")}
+        unsaid = {name for name in unsaid if getattr(self, name) == fields[name].get_default(call_default_factory=True)}
+        nested = {name: value.canonical() for name, value in self if isinstance(value, Config) and name not in unsaid}
+        return {**self.model_dump(mode="json", exclude=unsaid), **nested}
 
     @classmethod
     def horizon_fields(cls) -> tuple[str, ...]:
         """Names of the fields that only say how far to go."""
-        return tuple(name for name, field in cls.model_fields.items() if _extends(field))
+        return tuple(name for name, field in cls.model_fields.items() if _marked(field, "extends"))
+
+    @classmethod
+    def every_field(cls, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+        """All fields with their names; those of a nested Config follow it, with dotted names."""
+        for name, field in cls.model_fields.items():
+            yield prefix + name, field
+            nested = nested_config(field)
+            if nested is not None:
+                yield from nested.every_field(f"{prefix}{name}.")
 
 
-def _extends(field: FieldInfo) -> bool:
-    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("extends"))
+def nested_config(field: FieldInfo) -> type[Config] | None:
+    """The Config that is the type of a field, or one of its alternatives."""
+    found = [part for part in alternatives(field.annotation) if isinstance(part, type) and issubclass(part, Config)]
+    return found[0] if found else None
 
 
-def _found(error: Any, settings: Mapping[str, Any]) -> str:
-    name = str(error["loc"][0]) if error["loc"] else ""
-    return f"{name} = {settings[name]!r}" if name in settings else repr(error.get("input"))[:200]
+def _refuse_unknown(config: type[Config], settings: Mapping[str, Any], where: str | None, prefix: str = "") -> None:
+    for name, value in settings.items():
+        if name not in config.model_fields:
+            raise InvalidConfig(
+                f"There is no setting {f'{prefix}{name}'!r}.",
+                key=where,
+                expected=", ".join(prefix + known for known in config.model_fields),
+                found=f"{prefix}{name}",
+                hint=nearest(str(name), config.model_fields) or "see `h5ml config`",
+            )
+        nested = nested_config(config.model_fields[name])
+        if nested is not None and isinstance(value, Mapping):
+            _refuse_unknown(nested, value, where, f"{prefix}{name}.")
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The types that a union (or a single type) allows."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [part for option in typing.get_args(annotation) for part in alternatives(option)]
+    if typing.get_origin(annotation) is typing.Annotated:
+        return alternatives(typing.get_args(annotation)[0])
+    return [annotation]
+
+
+def _marked(field: FieldInfo, mark: str) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get(mark))

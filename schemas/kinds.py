@@ -10,6 +10,8 @@ from types import MappingProxyType
 from .errors import WrongKind, nearest
 from .kind import Kind, Variable
 from .kinds_lattice import FORCE_CONSTANTS, PHONONS, THERMODYNAMICS
+from .kinds_molecular import CLUSTER_VARIABLES, MOLECULAR_VARIABLES
+from .kinds_training import CHECKPOINT, EVALUATION, LABELS, TRAINING_SET
 
 FRAME, ATOM, XYZ, CELL, VOIGT = "frame", "atom", "xyz", "cell_vector", "voigt"
 V = Variable
@@ -150,34 +152,14 @@ TRAJECTORY = Kind(
 MOLECULAR_CRYSTAL = Kind(
     "molecular_crystal",
     "The molecules of a periodic cell: which atoms form each and where it lies.",
-    (
-        V("molecule_of_atom", (ATOM,), dtype="int", description="Molecule of each atom."),
-        V(
-            "image",
-            (ATOM, CELL),
-            dtype="int",
-            description="Lattice translation that makes the molecule whole.",
-        ),
-        V("atomic_numbers", (ATOM,), dtype="int", description="Atomic numbers."),
-        V(
-            "center_of_mass",
-            ("molecule", XYZ),
-            "Angstrom",
-            description="Centre of mass of each molecule in the reference frame.",
-        ),
-    ),
+    MOLECULAR_VARIABLES,
     open=True,
 )
 
 CLUSTERS = Kind(
     "clusters",
     "Finite clusters cut from periodic frames, end to end, each with its source frame.",
-    (
-        *STRUCTURES.variables,
-        V("source_frame", (FRAME,), dtype="int", description="Frame of the source trajectory."),
-        V("n_molecules", (FRAME,), dtype="int", description="Molecules in the cluster."),
-        V("molecule", (ATOM,), dtype="int", description="Molecule of each atom within its cluster."),
-    ),
+    (*STRUCTURES.variables, *CLUSTER_VARIABLES),
     grows=(FRAME, ATOM),
     open=True,
 )
@@ -205,58 +187,16 @@ FEATURES = Kind(
             required=False,
             description="Atom within the frame, where a record is an atom.",
         ),
+        V(
+            "composition",
+            ("record",),
+            dtype="text",
+            required=False,
+            description="Formula of the source frame, in the Hill order.",
+        ),
         V("energy", ("record",), "eV", required=False, finite=False, description="Total energy of the source frame."),
     ),
     grows=("record",),
-    open=True,
-)
-
-LABELS = Kind(
-    "labels",
-    "Energies, forces and stresses of structures by one level of theory.",
-    (
-        V("n_atoms", (FRAME,), dtype="int", description="Number of atoms of each frame."),
-        V(
-            "energy",
-            (FRAME,),
-            "eV",
-            finite=False,
-            description="Total energy; NaN where the calculation failed.",
-        ),
-        V("forces", (ATOM, XYZ), "eV/Angstrom", required=False, finite=False, description="Forces."),
-        V(
-            "stress",
-            (FRAME, VOIGT),
-            "eV/Angstrom^3",
-            required=False,
-            finite=False,
-            description="Stress, xx yy zz yz xz xy, positive = tension.",
-        ),
-        V(
-            "converged",
-            (FRAME,),
-            dtype="flag",
-            flags={0: "not_converged", 1: "converged"},
-            description="Whether the self-consistent field converged.",
-        ),
-        V(
-            "status",
-            (FRAME,),
-            dtype="flag",
-            flags={0: "done", 1: "undefined", 2: "scf_failed", 3: "failed"},
-            description="How the calculation ended.",
-        ),
-        V(
-            "wall_time",
-            (FRAME,),
-            "fs",
-            required=False,
-            finite=False,
-            volatile=True,
-            description="Time that it took.",
-        ),
-    ),
-    grows=(FRAME, ATOM),
     open=True,
 )
 
@@ -269,10 +209,6 @@ PHASES = Kind(
     ),
     grows=(FRAME,),
     open=True,
-)
-
-CHECKPOINT = Kind(
-    "checkpoint", "A model: its tensors as variables, and the JSON description that rebuilds it.", open=True
 )
 
 SELECTION = Kind(
@@ -290,33 +226,27 @@ SELECTION = Kind(
             "1",
             required=False,
             finite=False,
-            description="Distance in feature space to those chosen before, when it was chosen.",
+            description="Distance in feature space to those chosen before, when it was chosen; NaN for the first.",
         ),
-    ),
-    grows=("record",),
-    open=True,
-)
-
-TRAINING_SET = Kind(
-    "training_set",
-    "References to frames of other keys, with weights and splits.",
-    (
-        V("source", ("record",), dtype="int", description="Index into source_key."),
-        V("source_frame", ("record",), dtype="int", description="Frame within the source."),
         V(
-            "split",
+            "feature_record",
             ("record",),
-            dtype="flag",
-            flags={0: "train", 1: "valid", 2: "test"},
-            description="Which set the record belongs to.",
+            dtype="int",
+            required=False,
+            description="The record for which it was chosen, counted through all features that were read.",
         ),
-        V("source_key", ("source_index",), dtype="text", description="Key and version of each source."),
+        V(
+            "composition",
+            ("record",),
+            dtype="text",
+            required=False,
+            description="Formula of the chosen frame, in the Hill order.",
+        ),
     ),
     grows=("record",),
     open=True,
 )
 
-EVALUATION = Kind("evaluation", "Errors of a model against labels.", open=True)
 OBSERVABLES = Kind("observables", "Measured quantities along a record dimension.", grows=("record",), open=True)
 TABLE = Kind("table", "Named columns along rows.", grows=("row",), open=True)
 

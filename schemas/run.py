@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +31,26 @@ class DataRef(BaseModel):
     digest: str
 
 
+class CallRef(BaseModel):
+    """A call whose outputs its caller received.
+
+    Attributes
+    ----------
+    name : str
+        As the caller named it: it lies at ``ROOT/name``.
+    run : str
+        Id of its run.
+    outputs : dict
+        Output name to what was received.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    run: str
+    outputs: dict[str, DataRef] = Field(default_factory=dict)
+
+
 class Run(BaseModel):
     """The provenance record of one execution.
 
@@ -54,6 +74,8 @@ class Run(BaseModel):
         Input name to the fingerprint of a potential that is no stored key.
     outputs : dict
         Output name to reference.
+    calls : list of CallRef
+        The calls whose outputs it received, by name. They follow from the inputs, so they are no part of the id.
     status : {"running", "done", "failed", "interrupted"}
         How it stands.
     started, ended : str
@@ -86,6 +108,7 @@ class Run(BaseModel):
     inputs: dict[str, list[DataRef]] = Field(default_factory=dict)
     engines: dict[str, dict[str, Any]] = Field(default_factory=dict)
     outputs: dict[str, DataRef] = Field(default_factory=dict)
+    calls: list[CallRef] = Field(default_factory=list)
     status: Status = "running"
     started: str = ""
     ended: str | None = None
@@ -101,6 +124,12 @@ class Run(BaseModel):
     def record(self) -> dict[str, Any]:
         """The record as plain JSON types."""
         return self.model_dump(mode="json")
+
+    def received(self) -> Iterator[tuple[str, DataRef]]:
+        """Names of its calls, with every output that it received from each."""
+        for call in self.calls:
+            for ref in call.outputs.values():
+                yield call.name, ref
 
     def identity(self) -> dict[str, Any]:
         """What the run id is computed from."""

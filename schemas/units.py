@@ -14,7 +14,7 @@ FAMILIES: dict[str, dict[str, float]] = {
         "kJ/mol": 0.01036426957207,
         "kcal/mol": 0.04336410424180094,
     },
-    "time": {"fs": 1.0, "ps": 1000.0, "ns": 1e6},
+    "time": {"fs": 1.0, "ps": 1000.0, "ns": 1e6, "s": 1e15},
     "mass": {"amu": 1.0},
     "temperature": {"K": 1.0},
     "pressure": {"GPa": 1.0, "bar": 1e-4, "kbar": 0.1, "Pa": 1e-9},
@@ -27,6 +27,9 @@ FAMILIES: dict[str, dict[str, float]] = {
     "frequency": {"THz": 1.0, "1/cm": 0.0299792458},
     "force_constant": {"eV/Angstrom^2": 1.0},
     "angle": {"degree": 1.0},
+    "wave_number": {"1/Angstrom": 1.0},
+    "density_of_states": {"1/THz": 1.0},
+    "mass_weighted_square": {"amu*Angstrom^2": 1.0},
     "entropy": {"eV/K": 1.0},
     "none": {"1": 1.0},
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..schemas.errors import H5mlError
 from ..schemas.key import parse_reference
-from ..schemas.run import DataRef, Run
+from ..schemas.run import CallRef, DataRef, Run
 from .catalogue import Catalogue, Entry
 from .digest import digest_json
 from .engine import Array, Reader
@@ -17,12 +17,20 @@ from .findings import Finding
 
 
 def check_runs(catalogue: Catalogue, runs: Iterable[Run]) -> Iterator[Finding]:
-    """Whether records give their ids, and inputs and outputs are what was recorded."""
+    """Whether records give their ids, and inputs, outputs and what calls gave are what was recorded.
+
+    What a run read is asked for where something that it made is there: a copy of a call brings the record of its
+    caller along, but not all that the caller read.
+    """
+    makers = {entry.run for entry in catalogue.all_versions()}
     for run in runs:
         yield from _check_identity(run)
-        for name, refs in run.inputs.items():
-            for ref in refs:
-                yield from _check_input(catalogue, run, name, ref)
+        if run.id in makers:
+            for name, refs in run.inputs.items():
+                for ref in refs:
+                    yield from _check_input(catalogue, run, name, ref)
+            for call in run.calls:
+                yield from _check_call(catalogue, run, call)
         yield from _check_outputs(catalogue, run)
         if run.status == "running":
             told = f"Run {run.id[:16]} of {run.root_key} is recorded as running since {run.started}."
@@ -52,6 +60,25 @@ def _check_input(catalogue: Catalogue, run: Run, name: str, ref: DataRef) -> Ite
         message = f"{told}, input {name} of run {run.id[:16]} ({run.root_key}), is not in the store."
         hint = "it was removed, or copied without its ancestors: `h5ml copy` brings them"
         yield Finding("input_missing", message, **facts, expected=ref.digest, hint=hint)
+
+
+def _check_call(catalogue: Catalogue, run: Run, call: CallRef) -> Iterator[Finding]:
+    """One finding for what is gone, and one for each output that is there and changed."""
+    told = f"received by run {run.id[:16]} ({run.root_key}) from its call {call.name}"
+    found = {name: catalogue.locate(ref) for name, ref in call.outputs.items()}
+    gone = [name for name, entry in found.items() if entry is None]
+    if gone:
+        first = call.outputs[gone[0]]
+        message = f"{', '.join(gone)}, {told}, {'is' if len(gone) == 1 else 'are'} not in the store."
+        hint = "they were removed, or copied without their ancestors: `h5ml copy` brings them"
+        facts: dict[str, Any] = {"key": f"{first.key}@{first.version}", "run": run.id}
+        yield Finding("input_missing", message, **facts, expected=first.digest, hint=hint)
+    for name, entry in found.items():
+        ref = call.outputs[name]
+        if entry is not None and entry.digest != ref.digest:
+            message = f"{entry.reference}, {told}, has grown or changed since."
+            facts = {"key": entry.reference, "run": run.id, "hint": f"see `h5ml log {entry.key}`"}
+            yield Finding("received_changed", message, **facts, expected=ref.digest, found=entry.digest)
 
 
 def _check_outputs(catalogue: Catalogue, run: Run) -> Iterator[Finding]:
@@ -100,6 +127,11 @@ def stale_because(catalogue: Catalogue, run: Run) -> list[str]:
     -------
     list of str
         One sentence for each input that has a newer version, or was changed after it was read.
+
+    Notes
+    -----
+    What was received from calls makes nothing stale: which calls there are, and what each gives, follows from the
+    inputs, and a caller that is executed again finds its calls by their run ids, newer versions or not.
     """
     reasons = []
     for name, refs in run.inputs.items():

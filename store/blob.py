@@ -28,7 +28,7 @@ def pack(dataset: xr.Dataset) -> bytes:
         if values.dtype.kind in "OUT":
             raw, dtype = orjson.dumps([str(v) for v in values.ravel()]), "text"
         else:
-            values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+            values = np.asarray(values, dtype=values.dtype.newbyteorder("<"), order="C")  # keeps a scalar a scalar
             raw, dtype = values.tobytes(), values.dtype.str
         header["variables"].append(
             [

@@ -108,6 +108,7 @@ class Catalogue:
             "stash": self._stash,
             "mark": self._mark,
             "move": self._move,
+            "alias": self._alias,
             "remove": self._remove,
             "purge": self._purge,
             "restore": self._restore,
@@ -137,7 +138,7 @@ class Catalogue:
                 yield self.entries[key][version]
 
     def entry(self, reference: str) -> Entry:
-        """The entry of ``KEY`` (newest) or ``KEY@VERSION``; names that were moved are followed.
+        """The entry of ``KEY`` (newest) or ``KEY@VERSION``; names that were moved and aliases are followed.
 
         Raises
         ------
@@ -160,7 +161,7 @@ class Catalogue:
         return self.entries[name][version]
 
     def resolve(self, key: str) -> str:
-        """Follow moves from an old name to the present one."""
+        """Follow moves and aliases from an old name to the present one; a key that exists is itself."""
         seen = set()
         while key not in self.entries and key in self.aliases and key not in seen:
             seen.add(key)
@@ -332,6 +333,9 @@ class Catalogue:
         self._removed_versions[target] = max(
             self._removed_versions.get(target, 0), self._removed_versions.pop(source, 0)
         )
+
+    def _alias(self, event: Event, commit: Commit) -> None:  # noqa: ARG002
+        self.aliases[event["source"]] = event["target"]
 
     def _remove(self, event: Event, commit: Commit) -> None:  # noqa: ARG002
         key, version = event["key"], event["version"]

@@ -40,6 +40,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "leakage": ("warning", "The same frame stands in two splits of a training set."),
     "source_missing": ("warning", "A training set refers to frames that are not there."),
     "stale": ("notice", "An input has a newer version, or changed after it was read."),
+    "received_changed": ("notice", "What a run received from a call has grown or changed since."),
     "running": ("notice", "A run is recorded as running: at work now, or killed and resumable."),
     "leftover": ("notice", "A group of h5ml's own that nothing refers to any more; gc removes it."),
 }

@@ -72,13 +72,15 @@ class Frames:
     ) -> None:
         self.close()
 
-    def batch(self, frames: Sequence[int] | Array) -> dict[str, Array]:
+    def batch(self, frames: Sequence[int] | Array, names: Sequence[str] | None = None) -> dict[str, Array]:
         """Read some frames.
 
         Parameters
         ----------
         frames : sequence of int
             Numbers from 0, in any order, repeated or not.
+        names : sequence of str, optional
+            Which of the variables; by default all.
 
         Returns
         -------
@@ -92,10 +94,12 @@ class Frames:
         index = np.asarray(frames, dtype=np.int64)
         if index.size and (index.min() < 0 or index.max() >= self._length):
             raise IndexError(f"frames lie from 0 to {self._length - 1}; {index.min()} to {index.max()} were asked for")
-        found = {name: self._rows.take(name, index) for name in self._per_frame}
+        wanted = {*self._per_frame, *self._per_atom} if names is None else set(names)
+        found = {name: self._rows.take(name, index) for name in self._per_frame if name in wanted}
         if self._counts is not None:
             starts, counts = self._starts[index], self._counts[index]
-            found.update({name: self._rows.ranges(name, starts, counts) for name in self._per_atom})
+            per_atom = (name for name in self._per_atom if name in wanted)
+            found.update({name: self._rows.ranges(name, starts, counts) for name in per_atom})
             found["n_atoms"] = counts
         return found
 

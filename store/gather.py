@@ -1,4 +1,4 @@
-"""The frames that a selection refers to, gathered from their keys as structures."""
+"""The frames that a selection or a training set refers to, gathered from their keys as structures."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..schemas.errors import UnknownKey
+from ..schemas.errors import InvalidData, UnknownKey
 from ..schemas.key import parse_reference
 from ..schemas.kinds import STRUCTURES
+from ..schemas.kinds_training import LABELS
 from ..schemas.run import DataRef
 from .catalogue import Entry
+from .gather_reader import OF_ATOMS, REFERRING, Array, FrameReader, Place
+from .lazy import LazyArray
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from .store import Store
 
-_OF_ATOMS = ("positions", "atomic_numbers", "masses", "velocities", "forces")
-_EMPTY = {"positions": (0, 3), "atomic_numbers": (0,), "cell": (0, 3, 3), "pbc": (0, 3)}
-_OF_FRAMES = ("cell", "pbc", "energy", "stress", "charge", "spin_multiplicity")
+_REFERENCES = ("source", "source_frame", "source_key", "source_digest")
+_LEVEL = ("level_of_theory", "level_of_theory_id")
+_SMALL = 64 * 2**20
+"""Bytes up to which gathered frames are read at once; more are read when looked at."""
 
 
 def sources_of(store: Store, dataset: xr.Dataset, where: str) -> list[Entry]:
@@ -40,61 +44,197 @@ def sources_of(store: Store, dataset: xr.Dataset, where: str) -> list[Entry]:
     return found
 
 
-def gather(store: Store, selection: Entry) -> xr.Dataset:
-    """Structures of all chosen frames, in the order of their choice.
+def places_of(
+    store: Store, references: xr.Dataset, where: str, *, source: str = "source", frame: str = "source_frame"
+) -> list[Place]:
+    """Where the frames lie that references mean; those to a selection lead on to the frames that it means.
 
     Parameters
     ----------
     store : Store
-        Where the selection and its sources lie.
-    selection : Entry
-        Of the kind ``selection``.
+        Where the sources lie.
+    references : xarray.Dataset
+        Whatever has ``source``, ``source_frame``, ``source_key`` and ``source_digest``.
+    where : str
+        Where the references lie, for messages.
+    source, frame : str
+        Names of the variables that say source and frame.
 
     Returns
     -------
-    xarray.Dataset
-        Of the kind ``structures``, with what all sources have of masses, velocities, energies, forces, stresses,
-        charges and spins, and with ``source`` and ``source_frame`` of each.
+    list of Place
+        Of every source that is referred to: the entry, which records refer to it, and the frames they mean.
 
     Raises
     ------
     UnknownKey
         If a source is gone.
+    InvalidData
+        If a source has no frame of that number, or a variable of the references is missing.
     """
-    chosen = store.dataset(selection.reference)
-    source, frame = chosen["source"].to_numpy(), chosen["source_frame"].to_numpy()
-    parts: list[dict[str, Any] | None] = [None] * len(source)
-    for number, entry in enumerate(sources_of(store, chosen, selection.reference)):
-        mine = np.flatnonzero(source == number)
-        for record, part in zip(mine, _frames(store.dataset(entry.reference), frame[mine]), strict=True):
-            parts[record] = part
-    found = [part for part in parts if part is not None]
-    shared = set.intersection(*(set(part) for part in found)) if found else set(_EMPTY)
-    values: dict[str, Any] = {"n_atoms": np.array([len(p["positions"]) for p in found], dtype=np.int64)}
-    for name in (*_OF_ATOMS, *_OF_FRAMES):
-        if name in shared:
-            arrays = [part[name] for part in found]
-            joined = np.concatenate(arrays) if name in _OF_ATOMS and arrays else np.array(arrays)
-            values[name] = joined if found else np.zeros(_EMPTY[name])
-    values["source"] = (("frame",), source, {"units": "1"})
-    values["source_frame"] = (("frame",), frame, {"units": "1"})
-    return STRUCTURES.dataset(values, {"selection": selection.reference})
+    needed = (source, frame, *_REFERENCES[2:])
+    missing = [name for name in needed if name not in references]
+    if missing:
+        raise InvalidData(
+            "These data do not say which frames they belong to.",
+            key=where,
+            expected=", ".join(needed),
+            found=f"no {', '.join(missing)}",
+        )
+    sources, frames = references[source].to_numpy(), references[frame].to_numpy()
+    found: dict[str, list[Place]] = {}
+    for number, entry in enumerate(sources_of(store, references, where)):
+        records = np.flatnonzero(sources == number)
+        if not records.size:
+            continue
+        _check_inside(entry, frames[records], where)
+        for place in _followed(store, Place(entry, records, frames[records])):
+            found.setdefault(place.entry.reference, []).append(place)
+    return [Place.joined(places) for places in found.values()]
 
 
-def _frames(dataset: xr.Dataset, frames: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    """Per-frame arrays of some frames of a fixed-size or ragged dataset."""
-    ragged = "n_atoms" in dataset
-    ends = np.concatenate([[0], np.cumsum(dataset["n_atoms"].to_numpy())]) if ragged else None
-    names = [name for name in (*_OF_ATOMS, *_OF_FRAMES) if name in dataset]
-    parts: list[dict[str, Any]] = [{} for _ in frames]
-    for name in names:
-        array = dataset[name]
-        fixed = array.to_numpy() if "frame" not in array.dims and not (ragged and name in _OF_ATOMS) else None
-        for part, index in zip(parts, frames, strict=True):
-            if fixed is not None:
-                part[name] = fixed
-            elif ends is not None and name in _OF_ATOMS:
-                part[name] = array.isel(atom=slice(int(ends[index]), int(ends[index + 1]))).to_numpy()
-            else:
-                part[name] = array.isel(frame=int(index)).to_numpy()
-    return parts
+def _followed(store: Store, place: Place) -> list[Place]:
+    """The places that frames of a selection stand for; any other place as it is."""
+    if place.entry.kind not in REFERRING:
+        return [place]
+    inner = places_of(store, store.dataset(place.entry.reference), place.entry.reference)
+    found = []
+    for other in inner:
+        position = np.full(place.entry.records, -1, dtype=np.int64)
+        position[other.records] = np.arange(len(other.records))
+        mine = position[place.frames]
+        taken = mine >= 0
+        if taken.any():
+            found.append(Place(other.entry, place.records[taken], other.frames[mine[taken]]))
+    return found
+
+
+def _check_inside(entry: Entry, frames: Array, where: str) -> None:
+    count = entry.sizes.get("record" if entry.kind in REFERRING else "frame", 0)
+    outside = frames[(frames < 0) | (frames >= count)]
+    if outside.size:
+        raise InvalidData(
+            "A selection refers to a frame that its source does not have.",
+            key=where,
+            expected=f"frames 0 to {count - 1} of {entry.reference}",
+            found=int(outside[0]),
+        )
+
+
+def gather(store: Store, entry: Entry) -> xr.Dataset:
+    """Structures of all frames that an entry refers to, in its order.
+
+    Parameters
+    ----------
+    store : Store
+        Where the references and their sources lie.
+    entry : Entry
+        Of the kind ``selection`` or ``training_set``.
+
+    Returns
+    -------
+    xarray.Dataset
+        See ``gather_frames``, and ``gather_training`` for a training set.
+
+    Raises
+    ------
+    UnknownKey
+        If a source is gone.
+    InvalidData
+        If a source has no frame of that number.
+    """
+    if entry.kind == "training_set":
+        from .training_frames import gather_training
+
+        return gather_training(store, entry)
+    return gather_frames(store, store.dataset(entry.reference), entry.reference)
+
+
+def gather_frames(store: Store, references: xr.Dataset, where: str) -> xr.Dataset:
+    """Structures that any dataset refers to by ``source``, ``source_frame``, ``source_key`` and ``source_digest``.
+
+    Parameters
+    ----------
+    store : Store
+        Where the sources lie.
+    references : xarray.Dataset
+        A selection, features, or whatever has these four variables.
+    where : str
+        Where the references lie, for messages.
+
+    Returns
+    -------
+    xarray.Dataset
+        Of the kind ``structures``, one frame for each reference and in their order, with what all sources have of
+        masses, velocities, energies, forces, stresses, charges, spins and molecules. The four variables of the
+        references are kept, so that whatever is made of it can refer to the original frames; so is the level of
+        theory where it is the same for all.
+
+    Raises
+    ------
+    UnknownKey
+        If a source is gone.
+    InvalidData
+        If a source has no frame of that number, or a variable of the references is missing.
+
+    Notes
+    -----
+    Up to 64 MiB are read at once, each source in one batch for each of its variables; more are read when looked at,
+    so that memory stays bounded.
+    """
+    places = places_of(store, references, where)
+    reader = FrameReader(store, places, references.sizes["record"])
+    kept = {name: references.variables[name].to_numpy() for name in _REFERENCES}
+    return gathered_dataset(reader, kept, {"selection": where, **_levels(store, places)})
+
+
+def gathered_dataset(reader: Any, kept: dict[str, Array], attributes: dict[str, Any]) -> xr.Dataset:
+    """What a reader of frames gives, as one dataset: in memory where it is small, else read when looked at.
+
+    Parameters
+    ----------
+    reader : FrameReader
+        Or whatever has its ``names``, ``n_atoms``, ``trailing``, ``take`` and ``read``.
+    kept : mapping
+        Variables of the references: by frame, and tables of the sources.
+    attributes : mapping
+        Of the dataset.
+    """
+    import xarray as xr
+    from xarray.core import indexing
+
+    rows = {True: int(reader.n_atoms.sum()), False: len(reader.n_atoms)}
+    shapes = {name: (rows[name in OF_ATOMS], *reader.trailing(name)) for name in reader.names}
+    small = 8 * sum(int(np.prod(shape)) for shape in shapes.values()) <= _SMALL
+    with reader:
+        read = reader.take(np.arange(len(reader.n_atoms))) if small else {}
+    variables: dict[str, xr.Variable] = {}
+    counted = {"units": "1", "sample_dimension": "atom"}
+    variables["n_atoms"] = xr.Variable(("frame",), reader.n_atoms, counted)
+    for name, shape in shapes.items():
+        dims, units = _meaning(name)
+        data = read[name] if small else indexing.LazilyIndexedArray(LazyArray(reader, name, shape, reader.dtype(name)))
+        variables[name] = xr.Variable(dims, data, units)
+    for name, values in kept.items():
+        along = "source_index" if name in _REFERENCES[2:] else "frame"
+        text = values.dtype.kind in "OUT"
+        variables[name] = xr.Variable((along,), values, {} if text else {"units": "1"})
+    return xr.Dataset(variables, attrs={"kind": STRUCTURES.name, **attributes})
+
+
+def _meaning(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Dimensions and attributes of a gathered variable: those of the kinds that know it."""
+    for kind in (STRUCTURES, LABELS):
+        variable = kind.variable(name)
+        if variable is not None:
+            return variable.dims, variable.attributes()
+    return ("atom" if name in OF_ATOMS else "frame",), {"units": "1"}
+
+
+def _levels(store: Store, places: list[Place]) -> dict[str, Any]:
+    """The level of theory of all sources, or a list of those that differ."""
+    facts = [store.dataset(place.entry.reference).attrs for place in places]
+    found = list(dict.fromkeys(tuple(str(one.get(name, "")) for name in _LEVEL) for one in facts))
+    if len(found) == 1:
+        return {name: text for name, text in zip(_LEVEL, found[0], strict=True) if text}
+    return {"levels_of_theory": [text for text, _ in found]} if found else {}

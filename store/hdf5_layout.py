@@ -258,7 +258,8 @@ def open_leaf(root: Any, path: str) -> Leaf:
             if limit == _UNLIMITED and dim not in grows:
                 grows.append(dim)
     leaf.scales = {name: datasets[name] for name in addresses.values()}
-    leaf.grows = tuple(grows)
+    ragged = {stored.layout.attributes.get("sample_dimension") for stored in leaf.arrays.values()}
+    leaf.grows = tuple(sorted(grows, key=lambda dim: dim in ragged))  # the dimension of the records comes first
     leaf.attributes = read_attributes(leaf.id)
     return leaf
 

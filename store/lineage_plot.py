@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .lineage import COLOURS, Graph, Node
+from .lineage_graph import COLOURS, Graph, Node
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,7 +144,9 @@ def _draw_node(axes: Any, node: Node, place: Place, height: float, *, chosen: bo
     from matplotlib.patches import FancyBboxPatch
 
     x, y = place
-    style = "round,pad=0,rounding_size=0.2" if node.type in ("run", "engine") else "round,pad=0,rounding_size=0.05"
+    style = (
+        "round,pad=0,rounding_size=0.2" if node.type in ("run", "calls", "engine") else "round,pad=0,rounding_size=0.05"
+    )
     axes.add_patch(
         FancyBboxPatch(
             (x - WIDTH / 2, y - height / 2),
@@ -197,4 +199,4 @@ def _draw_edges(axes: Any, graph: Graph, places: dict[str, Place], ways: dict[tu
                 "zorder": 3,
                 "parse_math": False,
             }
-            axes.text(x1 - 0.3 * GAP, y1 + 0.25 * (y0 - y1), edge.label, **label)
+            axes.text(x1 - 0.3 * GAP, y1 + 0.25 * (y0 - y1), "\n".join(wrapped(edge.label, 18)), **label)

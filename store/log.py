@@ -1,9 +1,10 @@
 """The commit log: one line of JSON per commit, each sealed with the digest of itself and all before it.
 
-The log is the store's memory of what lies where and why: keys, versions, digests, runs, tags and notes are what its
-events add up to (``catalogue.py``). It is an ordinary growing array, ``.h5ml/log`` variable ``bytes``, so that any
-tool can read it. A line is ``JSON <tab> BLAKE3 hex <newline>``, and the JSON holds the digest of the line before:
-a changed, deleted or reordered commit breaks the chain. The digest of the last line is the store's root digest.
+The log is the store's memory of what lies where and why: keys, their versions, other names (aliases) and digests, runs,
+tags and notes are what its events add up to (``catalogue.py``). It is an ordinary growing array, ``.h5ml/log`` variable
+``bytes``, so that any tool can read it. A line is ``JSON <tab> BLAKE3 hex <newline>``, and the JSON holds the digest of
+the line before: a changed, deleted or reordered commit breaks the chain. The digest of the last line is the root
+digest of the store.
 """
 
 from __future__ import annotations

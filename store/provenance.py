@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -73,10 +74,16 @@ def prov_json(store: Store, keys: Collection[str] | None = None, *, indent: int 
 
 
 def runs_of(store: Store, entries: Iterable[Entry]) -> list[Run]:
-    """The runs that made entries, in the order of their ids' first appearance."""
+    """The runs that made entries, in the order of their ids' first appearance, and calls whose outputs are gone."""
     runs = store.catalogue.runs
-    names = dict.fromkeys(entry.run for entry in entries if entry.run)
-    return [runs[name] for name in names if name in runs]
+    found: dict[str, Run] = {}
+    waiting = deque(entry.run for entry in entries if entry.run)
+    while waiting:
+        run = runs.get(waiting.popleft())
+        if run is not None and run.id not in found:
+            found[run.id] = run
+            waiting.extend(call.run for call in run.calls)
+    return list(found.values())
 
 
 def _name(prefix: str, text: str) -> str:
@@ -137,6 +144,9 @@ def _prov_run(document: ProvDocument, store: Store, run: Run, entries: list[Entr
         for ref in refs:
             inputs.append(_prov_input(document, store, ref))
             document.used(name, inputs[-1], other_attributes={"prov:role": label})
+    for label, ref in run.received():
+        inputs.append(_prov_input(document, store, ref))
+        document.used(name, inputs[-1], other_attributes={"prov:role": f"call {label}"})
     for label, fingerprint in run.engines.items():
         engine = _name("engine", digest_json(fingerprint))
         document.entity(engine, {"prov:label": label, "h5ml:fingerprint": canonical_json(fingerprint)})
@@ -147,7 +157,7 @@ def _prov_run(document: ProvDocument, store: Store, run: Run, entries: list[Entr
             document.wasGeneratedBy(made, name, _when(run.ended))
             for source in dict.fromkeys(inputs):
                 document.wasDerivedFrom(made, source, name)
-    for other in (run.continues, run.parent):
+    for other in dict.fromkeys((run.continues, run.parent, *(call.run for call in run.calls))):
         if other in store.catalogue.runs:
             document.wasInformedBy(name, _name("run", str(other)))
 
@@ -279,7 +289,8 @@ def _crate_run(crate: ROCrate, store: Store, run: Run, entries: list[Entry], par
     tool_id = _crate_id(f"module-{run.module}-{run.module_version}")
     software = {"@type": "SoftwareApplication", "name": run.module, "softwareVersion": run.module_version}
     tool = crate.get(tool_id) or crate.add(ContextEntity(crate, tool_id, properties=software))
-    located = [store.catalogue.locate(ref) for refs in run.inputs.values() for ref in refs]
+    refs = [*(ref for group in run.inputs.values() for ref in group), *(ref for _, ref in run.received())]
+    located = [store.catalogue.locate(ref) for ref in refs]
     read = [parts[e.reference] for e in located if e is not None and e.reference in parts]
     action: dict[str, Any] = {
         "@type": "CreateAction",

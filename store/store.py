@@ -13,7 +13,6 @@ from ..schemas.key import Key
 from ..schemas.kind import Kind
 from ..schemas.run import Run
 from . import log
-from .blob import unpack
 from .catalogue import Catalogue, Entry
 from .engine import Array, Engine, Reader, Selection, Writer
 from .prepare import Storage
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
     from .frames import Frames
     from .transaction import Transaction
+
+STASH_WINDOW = 1 << 22
+"""Bytes of kept results that are read at a time."""
 
 
 class Store:
@@ -342,15 +344,19 @@ class Store:
             layout = reader.layout(path)
             return lazy_dataset(PathSource(reader, path), layout, layout.attributes).load()
 
-    def stashed(self, identity: str, name: str) -> dict[int, xr.Dataset]:
-        """Finished items of a map that were kept, by index."""
+    def stashed(self, identity: str, name: str) -> Iterator[tuple[int, bytes]]:
+        """Finished items of a map that were kept: index and packed result, in the order in which they lie."""
         stash = self.catalogue.stashes.get(identity)
-        items = {i: span for (n, i), span in stash["items"].items() if n == name} if stash else {}
-        if not items:
-            return {}
-        with self.engine.reading() as reader:
-            text = reader.read(f"{STASHES}/{identity}", "bytes", (slice(None),)).tobytes()
-        return {index: unpack(text[start:stop]) for index, (start, stop) in items.items()}
+        if stash is None:
+            return
+        spans = sorted((span, i) for (n, i), span in stash["items"].items() if n == name)
+        begin, text = 0, b""
+        for (start, stop), index in spans:
+            if stop > begin + len(text):
+                with self.engine.reading() as reader:
+                    selection = (slice(start, max(stop, min(start + STASH_WINDOW, stash["size"]))),)
+                    begin, text = start, reader.read(f"{STASHES}/{identity}", "bytes", selection).tobytes()
+            yield index, text[start - begin : stop - begin]
 
     def marks(self, identity: str) -> dict[str, Any]:
         """Small decisions that a run kept for when it is executed again."""

@@ -156,6 +156,25 @@ class Transaction:
         """Rename a key, or every key below a path; lineage is kept and the old name still resolves."""
         self._operations.append(lambda work: work.move(source.strip("/"), Key(target)))
 
+    def alias(self, name: str, key: str) -> None:
+        """Let another name (of an imported file, say) stand for a key, through its later moves.
+
+        Parameters
+        ----------
+        name : str
+            The other name; it must not be a key, nor stand for another one. A key written there later wins.
+        key : str
+            A key, which may be written in the same transaction.
+
+        Raises
+        ------
+        KeyTaken
+            At the commit, if the name is a key or stands for another one.
+        UnknownKey
+            At the commit, if there is no such key.
+        """
+        self._operations.append(lambda work: work.alias(Key(name), Key(key)))
+
     def remove(self, reference: str) -> None:
         """Remove a key with all versions (``KEY``) or one version (``KEY@2``); the log remembers them."""
         self._operations.append(lambda work: work.remove(reference))

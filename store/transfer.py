@@ -112,6 +112,7 @@ def copy(
     rest: list[Operation] = [partial(_record, runs=runs, report=report)] if not plan else []
     rest += [partial(_annotate, entry=entry) for entry in tags]
     rest += [partial(_copy_restart, source=source, identity=run.id) for run in runs]
+    rest += [partial(_alias, name=name, key=key) for name, key in _aliases(source, target, entries)]
     if rest:
         target.execute([_once(rest, report)], f"copy from {source.location}")
     if progress is not None:
@@ -172,9 +173,10 @@ def _multiple(chosen: dict[str, Entry]) -> list[Entry]:
 
 
 def parents(store: Store, entry: Entry) -> list[Entry]:
-    """The entries that the run which made an entry read."""
+    """The entries that the run which made an entry read, and received from its calls."""
     run = store.catalogue.runs.get(entry.run or "")
     refs = [ref for group in (run.inputs if run else {}).values() for ref in group]
+    refs += [ref for _, ref in (run.received() if run else ())]
     return [found for ref in refs if (found := store.catalogue.locate(ref)) is not None]
 
 
@@ -184,7 +186,9 @@ def _named(store: Store, text: str, *, versions: bool) -> list[Entry]:
     if version is not None:
         return [catalogue.entry(text)]
     name = catalogue.resolve(key)
-    found = [name] if name in catalogue else [k for k in sorted(catalogue.entries) if Key(k).is_under(key)]
+    found = [name] if name in catalogue else []
+    if key not in catalogue:  # an alias may stand where keys lie below
+        found += [k for k in sorted(catalogue.entries) if Key(k).is_under(key) and k != name]
     if not found:
         raise UnknownKey("There is no such key or path.", key=text, hint=nearest(key, catalogue.entries))
     if versions:
@@ -193,9 +197,10 @@ def _named(store: Store, text: str, *, versions: bool) -> list[Entry]:
 
 
 def _runs(store: Store, entries: list[Entry]) -> list[Run]:
-    """The records of the runs that made entries, and of those that they continue or belong to."""
+    """The records of the runs that made entries, of their calls, and of those that they continue or belong to."""
     runs = store.catalogue.runs
     waiting = [entry.run for entry in entries if entry.run]
+    waiting += [call.run for name in dict.fromkeys(waiting) if name in runs for call in runs[name].calls]
     found: dict[str, Run] = {}
     while waiting:
         run = runs.get(waiting.pop())
@@ -333,6 +338,19 @@ def _annotate(work: Work, *, entry: Entry) -> None:
     for note in entry.notes:
         if (note["author"], note["text"], note["time"]) not in known:
             work.emit(event_of("note", key=there.key, version=there.version, **note))
+
+
+def _aliases(source: Store, target: Store, entries: list[Entry]) -> list[tuple[str, str]]:
+    """Other names of the copied keys that mean nothing yet in the target; what has a meaning there keeps it."""
+    copied = {entry.key for entry in entries}
+    names = {name: source.catalogue.resolve(name) for name in sorted(source.catalogue.aliases)}
+    there = target.catalogue
+    return [(name, key) for name, key in names.items() if key in copied and there.resolve(name) not in there]
+
+
+def _alias(work: Work, *, name: str, key: str) -> None:
+    if key in work.catalogue and work.catalogue.resolve(name) not in work.catalogue:
+        work.alias(Key(name), Key(key))
 
 
 def _copy_restart(work: Work, *, source: Store, identity: str) -> None:

@@ -291,6 +291,22 @@ class Work:
                     self.writer.move(entry.path, path)
             self.emit(event_of("move", source=key, target=str(new)))
 
+    def alias(self, name: Key, key: Key) -> None:
+        """Let another name stand for a key."""
+        target = self.catalogue.entry(key).key
+        if name in self.catalogue:
+            raise KeyTaken(
+                "The name of an alias is a key.", key=name, expected="a name that is no key", hint="use another name"
+            )
+        found = self.catalogue.resolve(name)
+        if found == target:
+            return
+        if found in self.catalogue:
+            raise KeyTaken(
+                "The name stands for another key.", key=name, expected=target, found=found, hint="use another name"
+            )
+        self.emit(event_of("alias", source=str(name), target=target))
+
     def remove(self, reference: str) -> None:
         """Remove a key or a version."""
         key, version = parse_reference(reference)

@@ -53,14 +53,14 @@ def allowed(path: Path, target: str) -> bool:
 
 
 # Science that modules share; it knows neither requests nor stores.
-LIBRARIES = ("compute/structure", "compute/lattice")
+LIBRARIES = ("compute/structure", "compute/lattice", "compute/levels")
 
 # The execution side of compute knows the store; a module does not.
 RUNNERS = {
     f"compute/{name}"
     for name in (
-        "__init__ campaign commit execution identity inputs maps plan registry replay requests runner scheduler "
-        "signals staging standing take_over"
+        "__init__ bunches campaign commit crew execution foresight graph identity inputs maps plan registry replay requests "
+        "runner scheduler signals staging standing take_over watching workers"
     ).split()
 }
 

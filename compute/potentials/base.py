@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...schemas.errors import InvalidConfig
+
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
+
+    from .mace_batch import LearnedModel
 
 
 class Potential:
@@ -22,6 +26,8 @@ class Potential:
         Makes a new, cold ASE calculator each time it is called.
     facts : mapping
         The fingerprint: plain values only.
+    learned : callable, optional
+        For a learned model, makes its torch face from a calculator.
 
     Notes
     -----
@@ -30,23 +36,53 @@ class Potential:
     or a run that can be resumed bit for bit, calls ``fresh``.
     """
 
-    def __init__(self, spec: str, name: str, build: Callable[[], Calculator], facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        spec: str,
+        name: str,
+        build: Callable[[], Calculator],
+        facts: Mapping[str, Any],
+        learned: Callable[[Calculator], LearnedModel] | None = None,
+    ) -> None:
         self.spec = spec
         self.name = name
-        self._build = build
+        self.build = build
+        self._learned = learned
         self._facts = dict(facts)
         self._calculator: Calculator | None = None
 
     def calculator(self) -> Calculator:
         """The ASE calculator in use; made at the first call."""
         if self._calculator is None:
-            self._calculator = self._build()
+            self._calculator = self.build()
         return self._calculator
 
     def fresh(self) -> Calculator:
         """Forget the calculator in use and return a new, cold one. Weights stay loaded."""
         self._calculator = None
         return self.calculator()
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it has a torch face, see ``module``."""
+        return self._learned is not None
+
+    def module(self) -> LearnedModel:
+        """The torch face of a learned model: the module, batches of structures, descriptors and their gradients.
+
+        Raises
+        ------
+        InvalidConfig
+            If it is no learned model.
+        """
+        if self._learned is None:
+            raise InvalidConfig(
+                "This potential is no learned model.",
+                key=self.spec,
+                expected="a MACE model: file:PATH.model, mace-mp:NAME or mace-off:NAME",
+                found=f"the engine {self._facts['engine']}",
+            )
+        return self._learned(self.build())
 
     def fingerprint(self) -> dict[str, Any]:
         """What the results depend on.

@@ -18,6 +18,8 @@ from .registry import EngineRequest
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
+    from .mace_batch import LearnedModel
+
 _UNSAFE_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _OPTIONS = {"dtype", "head"}
 
@@ -45,7 +47,7 @@ def file_potential(request: EngineRequest) -> Potential:
             found="no permission",
             hint="give the permission only if you know where the file comes from",
         )
-    with _mace():
+    with mace_guard():
         return _from_file(request, path, engine="mace", method=path.name)
 
 
@@ -53,7 +55,7 @@ def foundation_potential(request: EngineRequest) -> Potential:
     """``mace-mp:NAME`` or ``mace-off:NAME``: a published model, downloaded once by mace-torch."""
     request.only(_OPTIONS)
     engine = request.spec.partition(":")[0]
-    with _mace(), contextlib.redirect_stdout(io.StringIO()):
+    with mace_guard(), contextlib.redirect_stdout(io.StringIO()):
         from mace.calculators import foundations_models as published
 
         urls = published.mace_mp_urls if engine == "mace-mp" else published.mace_off_urls
@@ -86,11 +88,18 @@ def _from_file(request: EngineRequest, path: Path, *, engine: str, method: str) 
     build = functools.partial(_calculator, str(path), request.device, dtype, head)
     parameters = {} if head is None else {"head": head}
     identity = facts(engine, method, version("mace-torch"), dtype=dtype, weights=_digest(path), parameters=parameters)
-    return Potential(request.spec, method, build, identity)
+    return Potential(request.spec, method, build, identity, _learned)
+
+
+def _learned(calculator: Calculator) -> LearnedModel:
+    with mace_guard():
+        from .mace_batch import LearnedModel
+
+        return LearnedModel(calculator)
 
 
 def _calculator(path: str, device: str, dtype: str, head: str | None) -> Calculator:
-    with _mace():
+    with mace_guard():
         from mace.calculators import MACECalculator
 
         model = _model(path, Path(path).stat().st_mtime_ns, device, dtype)
@@ -123,7 +132,7 @@ def _no_model(path: str, found: str) -> InvalidData:
 
 
 @contextlib.contextmanager
-def _mace() -> Iterator[None]:
+def mace_guard() -> Iterator[None]:
     """Import mace, and undo that it makes every ``torch.load`` of the process run pickled code."""
     before = os.environ.get(_UNSAFE_LOAD)
     try:

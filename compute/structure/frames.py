@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from ...schemas.errors import InvalidConfig
 from ...schemas.kind import Kind
 from ...schemas.kinds import CLUSTERS, STRUCTURES, TRAJECTORY
+from ...schemas.kinds_training import LABELS
 
 if TYPE_CHECKING:
     import xarray as xr
 
-FRAMES = (STRUCTURES, TRAJECTORY, CLUSTERS)
+FRAMES = (STRUCTURES, TRAJECTORY, CLUSTERS, LABELS)
 """The kinds that hold frames; a module that takes any of them reads ``One(*FRAMES)``."""
 
 _ROWS_AT_ONCE = 200_000
@@ -171,7 +172,7 @@ def structures_dataset(
     attributes : mapping, optional
         Attributes of the dataset.
     kind : Kind
-        ``STRUCTURES`` or ``CLUSTERS``.
+        ``STRUCTURES``, ``CLUSTERS`` or ``LABELS``.
     """
     values: dict[str, Any] = {
         "n_atoms": np.array([len(a) for a in systems], dtype=np.int64),

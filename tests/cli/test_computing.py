@@ -286,3 +286,83 @@ def test_sigterm_keeps_what_is_committed_and_the_same_command_goes_on(md, copper
     assert there >= 2
     (run,) = [r for r in store.runs.values() if r.root_key == "md/long"]
     assert run.status == "interrupted"
+
+
+# --- campaigns from the command line -----------------------------------------------------------------------------
+
+FAN = """
+store: fan.h5
+steps:
+  crystals/cu: {import: cu.cif}
+  md/T={T}: {matrix: {T: [400, 500]}, compute: md, crystal: crystals/cu, model: "ase:emt", temperature_K: "{T}",
+           time_total_fs: 40, time_step_fs: 2, sampling_interval_fs: 10, time_equilibration_fs: 0,
+           supercell_radius: null}
+"""
+
+
+@pytest.fixture
+def fan(copper, tmp_path) -> Path:
+    path = tmp_path / "h5ml.yaml"
+    path.write_text(FAN)
+    return path
+
+
+def test_parts_of_a_campaign_and_its_status(call, fan, tmp_path) -> None:
+    assert "0 of 3 steps done" in call("status").stdout
+    assert not (tmp_path / "fan.h5").exists()
+    text = call("run", "--until", "md/T=400").stdout
+    assert "2 of 2 steps made" in text
+    states = {row["step"]: row["state"] for row in json.loads(call("status", "--json").stdout)["steps"]}
+    assert states == {"crystals/cu": "done", "md/T=400": "done", "md/T=500": "missing"}
+    head = h5ml.open(tmp_path / "fan.h5").root_digest
+    assert "md/T=500: would compute (missing)" in call("run", "-n", "--only", "md/*").stdout
+    assert "computed again to compare" in call("run", "--force", "--only", "md/T=400").stdout
+    assert h5ml.open(tmp_path / "fan.h5").root_digest == head
+    assert "1 of 3 steps made" in call("run", "--from", "crystals/cu").stdout
+    assert "no step" in call("run", "--only", "md/T=600", code=2).stderr.lower()
+
+
+def test_a_failure_is_listed_with_its_log_and_the_rest_is_made_if_asked(call, fan, tmp_path) -> None:
+    ase.io.write(tmp_path / "si.cif", ase.build.bulk("Si", cubic=True))
+    bad = '  a/si: {import: si.cif}\n  a/md: {compute: md, crystal: a/si, model: "ase:emt", supercell_radius: null}\n'
+    fan.write_text(FAN.replace("steps:\n", "steps:\n" + bad))  # EMT knows no silicon
+    stopped = call("run", code=10)
+    assert "a/md failed" in stopped.stderr
+    assert "3 left out, 1 made" in stopped.stderr
+    assert "failed before: " in call("run", "-n").stdout
+    broken = call("run", "--keep-going", code=10)
+    assert "1 failed, 0 left out, 3 made, 1 up to date" in broken.stderr
+    rows = {row["step"]: row for row in json.loads(call("status", "--json").stdout)["steps"]}
+    assert rows["a/md"]["state"] == "failed"
+    assert rows["md/T=500"]["state"] == "done"
+    newest = max((tmp_path / "fan.h5-logs").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert str(newest) in broken.stderr
+    events = [json.loads(line) for line in newest.read_text().splitlines()]
+    assert {event["event"] for event in events} >= {"place", "began", "ended", "failed"}
+    assert any("NotImplementedError" in event.get("traceback", "") for event in events)
+
+
+def test_status_shows_a_run_of_another_process(call, fan, tmp_path) -> None:
+    fan.write_text(
+        FAN.replace("[400, 500]", "[400]").replace("time_total_fs: 40,", "time_total_fs: 8000, block_frames: 2,")
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "h5ml.cli.main", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    states: dict[str, Any] = {}
+    for _ in range(200):
+        if (tmp_path / "fan.h5").exists():
+            result = call("status", "--json", code=None)  # the store may be in the making
+            found = json.loads(result.stdout)["steps"] if result.exit_code == 0 else []
+            states = {row["step"]: row for row in found}
+            if states and states["md/T=400"]["state"] == "running":
+                break
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(timeout=60) == 75
+    assert states["md/T=400"]["state"] == "running"
+    assert str(process.pid) in states["md/T=400"]["where"]
+    assert "interrupted before" in call("run", "-n").stdout

@@ -16,8 +16,8 @@ from h5ml.schemas import errors
 
 ASKED_FOR = {
     *("init", "import", "export", "ls", "tree", "show", "query", "du", "log", "copy", "mv", "tag", "note", "rm"),
-    *("purge", "gc", "compact", "unlock", "upgrade", "compute", "run", "audit", "lineage", "diff", "replay", "plot"),
-    *("kinds", "modules", "config"),
+    *("purge", "gc", "compact", "unlock", "upgrade", "compute", "run", "status", "audit", "lineage", "diff"),
+    *("replay", "plot", "kinds", "modules", "config"),
 }
 HEAVY = {"numpy", "xarray", "ase", "torch", "dask", "matplotlib", "rich", "h5py", "zarr", "pydantic", "yaml", "blake3"}
 

@@ -23,7 +23,7 @@ def test_modules(call) -> None:
     one = call("modules", "md").stdout
     for word in ("--crystal", "structures", "| temperature_K ", "trajectory"):
         assert word in one
-    assert json.loads(call("modules", "md", "--json").stdout)[0]["reads"]["crystal"]["kind"] == "structures"
+    assert json.loads(call("modules", "md", "--json").stdout)[0]["reads"]["crystal"]["kind"] == "structures or clusters"
     assert "did you mean" in call("modules", "mdd", code=2).stderr
 
 

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from ase import Atoms
 
 import h5ml
 from h5ml.store.store import Store
-from h5ml.tests.kits.dynamics import argon, structures
+from h5ml.tests.kits.dynamics import BONDS, argon, nitrogen, structures
 
 H5ML = str(Path(sys.executable).with_name("h5ml"))
 LONG = bool(os.environ.get("H5ML_TEST_LONG"))
@@ -31,8 +32,16 @@ SETTINGS = {
 }
 
 
-def command(store: Path, frames: int = FRAMES) -> list[str]:
-    options = [part for pair in SETTINGS.items() for part in pair]
+CLUSTERS = {
+    **SETTINGS,
+    "--model": BONDS,
+    "--supercell-matrix": "3,3,3",
+    "--finite-subsystem-filter.n-molecules": "1,2",
+}
+
+
+def command(store: Path, frames: int = FRAMES, settings: dict[str, str] = SETTINGS) -> list[str]:
+    options = [part for pair in settings.items() for part in pair]
     return [
         *(H5ML, "compute", "md", "--store", str(store), "--root-key", "md", "--crystal", "argon", "--quiet"),
         *options,
@@ -40,24 +49,30 @@ def command(store: Path, frames: int = FRAMES) -> list[str]:
     ]
 
 
-def start(store: Path, frames: int = FRAMES) -> subprocess.Popen[str]:
+def start(store: Path, frames: int = FRAMES, settings: dict[str, str] = SETTINGS) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command(store, frames), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command(store, frames, settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
-def finish(store: Path, frames: int = FRAMES) -> Store:
-    process = start(store, frames)
+def finish(store: Path, frames: int = FRAMES, settings: dict[str, str] = SETTINGS) -> Store:
+    process = start(store, frames, settings)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return h5ml.open(store)
 
 
-def new_store(path: Path) -> Path:
+def new_store(path: Path, crystal: Atoms | None = None) -> Path:
     with h5ml.open(path, make=True) as store:
-        store.write("argon", structures(argon(2)), "structures")
+        store.write("argon", structures(argon(2) if crystal is None else crystal), "structures")
     return path
+
+
+def counts(path: Path) -> dict[str, int]:
+    """Records of all outputs, as one reader sees them."""
+    with h5ml.open(path) as store:
+        return {entry.key.removeprefix("md/"): entry.records for entry in store.entries("md")}
 
 
 def records(path: Path) -> int:
@@ -94,6 +109,29 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, diges
     assert kills == wanted, "it ended before all kills were made"
     store = finish(path)
     assert store.entry("md/trajectory").digest == digest
+    assert h5ml.audit(store).ok
+
+
+def test_killed_while_clusters_are_cut_they_stay_with_their_frames(tmp_path: Path) -> None:
+    frames, equilibration = 40, 10
+    calm = finish(new_store(tmp_path / "calm.h5", nitrogen()), frames, CLUSTERS)
+    path, seen = new_store(tmp_path / "killed.h5", nitrogen()), 0
+    for goal in (6, 18):
+        process = start(path, frames, CLUSTERS)
+        while records(path) < max(goal, seen):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        found = counts(path)
+        assert found["trajectory"] >= seen
+        seen = found["trajectory"]
+        expected = max(0, seen - equilibration)
+        assert [found.get(f"finite_subsystems/n={n}", 0) for n in (1, 2)] == [expected, expected]
+    store = finish(path, frames, CLUSTERS)
+    for name in counts(path):
+        assert store.entry(f"md/{name}").digest == calm.entry(f"md/{name}").digest, name
+    assert len(counts(path)) == 4
     assert h5ml.audit(store).ok
 
 

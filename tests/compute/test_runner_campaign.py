@@ -9,11 +9,15 @@ import pytest
 import xarray as xr
 
 import h5ml
-from h5ml.compute.campaign import StepResult, run_campaign
+from h5ml.compute.campaign import StepsFailed, run_campaign
+from h5ml.compute.foresight import StepResult
+from h5ml.compute.module import Module
+from h5ml.compute.registry import Registry
+from h5ml.compute.watching import Watcher
 from h5ml.schemas.campaign import ImportStep, load_campaign
 from h5ml.schemas.errors import ComputeFailed, H5mlError, InvalidConfig, UnknownKey, WrongKind
 from h5ml.store.store import Store
-from h5ml.tests.kits.toys import observables, toys
+from h5ml.tests.kits.toys import SCALE_ONE, TOYS, observables, toys
 
 TEXT = """\
 store: s.h5
@@ -41,7 +45,7 @@ class Place:
     def __call__(self, text: str = TEXT, **options: Any) -> list[StepResult]:
         (self.folder / "h5ml.yaml").write_text(text)
         campaign = load_campaign(self.folder / "h5ml.yaml")
-        return run_campaign(self.store, campaign, self.reader, registry=toys(), **options)
+        return run_campaign(self.store, campaign, self.reader, **{"registry": toys(), **options})
 
 
 @pytest.fixture
@@ -82,14 +86,33 @@ def test_what_is_stale_is_made_anew_and_the_old_kept(place: Place) -> None:
     assert said(place(TEXT.replace("n_records: 8", "n_records: 12")))["late/sum"][0] == "compute"
 
 
+class Heard(Watcher):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def began(self, result: StepResult) -> None:
+        self.events.append(("began", result.key))
+
+    def ended(self, result: StepResult) -> None:
+        self.events.append(("failed" if result.error else result.action, result.key))
+
+    def moved(self, key: str, done: float, total: float, text: str) -> None:
+        self.events.append(("moved", key))
+
+
 def test_a_dry_run_changes_nothing_and_tells_the_plan(place: Place) -> None:
     head = place.store.root_digest
-    heard: list[str] = []
-    results = place(dry_run=True, report=lambda result, done: heard.append(result.key))
-    assert said(results)["late/sum"] == ("compute", "waits for walks/a")
+    heard = Heard()
+    results = place(dry_run=True, watcher=heard)
+    assert said(results)["late/sum"] == ("compute", "missing; waits for walks/a")
     assert said(results)["walks/a"] == ("compute", "missing")
     assert place.store.root_digest == head
-    assert len(heard) == 4
+    assert len(heard.events) == 4
+    place()
+    changed = said(place(TEXT.replace("n_records: 8", "n_records: 12"), dry_run=True))
+    assert changed["late/sum"] == ("compute", "stale: what walks/a makes is new")
 
 
 def test_a_failed_step_is_made_again_where_it_stopped(
@@ -103,9 +126,121 @@ def test_a_failed_step_is_made_again_where_it_stopped(
         place(text)
     bad.unlink()
     results = place(text)
-    assert (results[0].action, results[0].reason) == ("resume", "failed before")
+    assert results[0].action == "resume"
+    assert results[0].reason.startswith("failed before: The module toy_block failed: RuntimeError: the walk broke")
     assert results[0].run is not None
     assert results[0].run.resumed == 1
+
+
+@pytest.mark.parametrize("scheduler", [None, "local:2"])
+def test_after_a_failure_what_does_not_need_it_is_made_if_asked(
+    place: Place, monkeypatch: pytest.MonkeyPatch, scheduler: str | None
+) -> None:
+    bad = place.folder / "bad"
+    bad.touch()
+    monkeypatch.setenv("H5ML_TOY_BAD", str(bad))
+    text = TEXT.replace("n_records: 8", "n_records: 12, fail_at: 10, retries: 1")
+    if scheduler is None:
+        with pytest.raises(StepsFailed):
+            place(text)
+        assert "data/a" not in place.store
+    heard = Heard()
+    with pytest.raises(StepsFailed) as caught:
+        place(text, keep_going=True, watcher=heard, scheduler=scheduler)
+    states = {r.key: (r.action, r.error is not None) for r in caught.value.results}
+    assert states == {
+        "walks/a": ("resume" if scheduler is None else "compute", True),
+        "late/sum": ("skip", False),
+        "data/a": ("import", False),
+        "scaled/a": ("compute", False),
+    }
+    assert ("failed", "walks/a") in heard.events
+    assert "RuntimeError: the walk broke" in caught.value.results[0].trace or scheduler is None
+    assert place.store["scaled/a/scaled"]["value"].values.tolist() == [2.0, 4.0, 6.0]
+    assert place.store.run(next(iter(place.store.runs))).resumed >= 1  # tried again, as its retries allow
+    bad.unlink()
+    assert said(place(text))["late/sum"] == ("compute", "missing")
+
+
+def test_up_to_a_key_and_from_a_key(place: Place) -> None:
+    assert [r.key for r in place(until="scaled/a/scaled")] == ["data/a", "scaled/a"]
+    assert [r.key for r in place(start="data/a")] == ["data/a", "scaled/a"]
+    assert [r.key for r in place(start="walks/a", until="late/*")] == ["walks/a", "late/sum"]
+    empty = h5ml.open(place.folder / "empty.h5", make=True)
+    with pytest.raises(UnknownKey, match="walks/a/series"):  # nothing made it, and it is not asked for
+        run_campaign(empty, load_campaign(place.folder / "h5ml.yaml"), place.reader, registry=toys(), only="late/sum")
+
+
+def test_force_computes_again_and_compares(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = place.folder / "log"
+    monkeypatch.setenv("H5ML_TOY_LOG", str(log))
+    place()
+    head, once = place.store.root_digest, log.read_text()
+    results = place(force=True)
+    assert said(results)["walks/a"][0] == "check"
+    assert place.store.root_digest == head
+    assert sorted(log.read_text().splitlines()) == sorted(2 * once.splitlines())
+    lying = Module("toy_scale_one", "1", SCALE_ONE.config, SCALE_ONE.reads, SCALE_ONE.writes, other_scale)
+    with pytest.raises(StepsFailed, match="gives other data"):
+        place(force=True, only="scaled/a", registry=Registry([*TOYS, lying], points=()))
+    assert place.store.root_digest == head
+
+
+def other_scale(config: Any, inputs: Any, context: Any) -> dict[str, xr.Dataset]:
+    return {"scaled": observables([0.0, 1.0, 2.0])}
+
+
+MATRIX = """\
+store: s.h5
+steps:
+  walks/{name}/seed={seed:02d}:
+    matrix: {name: [a, b], seed: [1, 2]}
+    compute: toy_block
+    n_records: 4
+    seed: "{seed}"
+  sums/{name}:
+    matrix: {name: [a, b]}
+    compute: toy_scale
+    series: walks/{name}/seed=01/series
+    others: walks/{name}/seed=*/series
+  all:
+    compute: toy_scale
+    series: sums/a/scaled
+    others: "sums/*/scaled"
+"""
+
+
+def test_a_matrix_makes_a_step_for_each_point_and_patterns_read_them_all(place: Place) -> None:
+    assert [r.key for r in place(MATRIX)] == [
+        "walks/a/seed=01",
+        "walks/a/seed=02",
+        "walks/b/seed=01",
+        "walks/b/seed=02",
+        "sums/a",
+        "sums/b",
+        "all",
+    ]
+    run = place.store.run(place.store.entry("all/scaled").run or "")
+    assert [ref.key for ref in run.inputs["others"]] == ["sums/a/scaled", "sums/b/scaled"]
+    assert {run.seed for run in place.store.runs.values() if run.module == "toy_block"} == {1, 2}
+    more = MATRIX.replace("[1, 2]", "[1, 2, 3]")
+    results = said(place(more))
+    assert [key for key, (action, _) in results.items() if action == "none"] == [
+        "walks/a/seed=01",
+        "walks/a/seed=02",
+        "walks/b/seed=01",
+        "walks/b/seed=02",
+    ]
+    assert results["sums/a"][1] == "stale: the input others changed"
+
+
+def test_steps_that_make_the_same_key_are_refused(place: Place) -> None:
+    for extra in (
+        "  scaled:  {compute: toy_scale_one, series: data/a}\n  scaled/scaled: {import: a.txt}\n",
+        "  data/a/b: {compute: toy_block}\n",
+    ):
+        with pytest.raises(InvalidConfig, match=r"h5ml\.yaml:[78]"):
+            place(TEXT + extra)
 
 
 def test_one_step_alone(place: Place) -> None:

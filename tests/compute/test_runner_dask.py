@@ -179,7 +179,7 @@ def test_a_lost_scheduler_is_said_and_keeps_what_was_committed(store: Store, log
         cluster.close()
     (run,) = store.runs.values()
     assert run.status == "failed"
-    assert len(store.stashed(run.id, "squares")) >= 3
+    assert len(dict(store.stashed(run.id, "squares"))) >= 3
     assert go(store, "toy_map", config={"count": 30, "sleep_s": 0.05}).status == "done"
 
 
@@ -207,7 +207,7 @@ def test_what_a_killed_campaign_staged_is_merged_before_anything_is_computed(
     store: Store, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, committer, task = staged(store, "toy_block", {"n_records": 40})
-    assert work(task) == ("done", "")
+    assert work(task) == ("done", "", "")
     (tmp_path / "store.h5-staging" / f"{plan.run_id}-half.h5").write_bytes(b"")
     log.write_text("")
     run = go(store, "toy_block", n_records=40)
@@ -257,14 +257,14 @@ def test_a_worker_goes_on_from_what_is_in_the_main_store(store: Store, tmp_path:
 
 def test_a_worker_hands_back_a_run_that_asks_for_others(store: Store) -> None:
     _, _, task = staged(store, "toy_map", {})
-    assert work(task) == ("escalate", "")
+    assert work(task) == ("escalate", "", "")
 
 
 def test_a_worker_stops_when_its_staging_store_is_gone(store: Store) -> None:
     import threading
 
     _, committer, task = staged(store, "toy_block", {"n_records": 2000, "sleep_s": 0.005})
-    outcome: list[tuple[str, str]] = []
+    outcome: list[tuple[str, str, str]] = []
     thread = threading.Thread(target=lambda: outcome.append(work(task)))
     thread.start()
     while not committer.files():

@@ -81,6 +81,12 @@ def compare(store: Store, other: Store) -> None:
     assert {run.status for run in store.runs.values()} == {"done"}
     assert not store.catalogue.stashes
     assert not store.catalogue.marks
+    assert received(store) == received(other)
+
+
+def received(store: Store) -> dict[str, list[tuple[str, str, str]]]:
+    """What each run received from its calls."""
+    return {run.id: [(name, ref.key, ref.digest) for name, ref in run.received()] for run in store.runs.values()}
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import xarray as xr
 
-from h5ml.compute.scheduler import Serial, attempt, make_scheduler
+from h5ml.compute.bunches import attempt
+from h5ml.compute.scheduler import Serial, make_scheduler
 from h5ml.schemas.errors import InvalidConfig
 from h5ml.store.blob import unpack
 from h5ml.tests.kits.toys import table
@@ -33,8 +35,10 @@ def test_a_scheduler_is_passed_through() -> None:
     assert make_scheduler(serial) is serial
 
 
-@pytest.mark.parametrize("text", ["local:", "local:0", "local:two", "slurm", "http://host"])
-def test_wrong_schedulers_are_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["local:", "local:0", "local:two", "slurn", "http://host", "local:cores=2", {"local": {"workers": 0}}]
+)
+def test_wrong_schedulers_are_refused(text: Any) -> None:
     with pytest.raises(InvalidConfig):
         make_scheduler(text)
 

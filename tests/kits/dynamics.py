@@ -13,12 +13,14 @@ from ase.build import bulk
 
 from h5ml.compute.md import MODULE
 from h5ml.compute.md_config import MolecularDynamics
-from h5ml.compute.module import Block, Context
+from h5ml.compute.module import Block, Context, Replace
 from h5ml.compute.potentials import Potential, resolve_potential
 from h5ml.compute.potentials.harmonic import PairCalculator
 from h5ml.schemas.kinds import STRUCTURES
+from h5ml.tests.kits.runner import join
 
 SPRINGS = "harmonic:springs?k=0.05&r0=3.75&rc=4.6"
+BONDS = "harmonic:springs?k=10&r0=1.1&rc=1.6"
 LENNARD_JONES = "ase:lj?sigma=3.4&epsilon=0.0104&rc=8.0&smooth=true"
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -49,6 +51,11 @@ def soft_spheres() -> Potential:
 def argon(repeat: int = 1) -> Atoms:
     """An fcc crystal of 4 atoms a cell."""
     return bulk("Ar", "fcc", a=5.3, cubic=True).repeat(repeat)
+
+
+def nitrogen() -> Atoms:
+    """A cubic cell with one molecule N2; repeated three times, each has 26 others within a cell's length."""
+    return Atoms("N2", [[0, 0, 0], [0.6, 0.6, 0.7]], cell=[4.0, 4.1, 4.2], pbc=True)
 
 
 def structures(*systems: Atoms, **more: Any) -> xr.Dataset:
@@ -95,7 +102,7 @@ class Driven:
 
     @property
     def committed(self) -> dict[str, int]:
-        return {name: found.sizes["frame"] for name, found in self.data.items()}
+        return {name: found.sizes.get("frame", 0) for name, found in self.data.items()}
 
 
 def drive(
@@ -120,14 +127,17 @@ def drive(
     requests = MODULE.function(config, {"crystal": crystal, "model": potential}, context)
     try:
         while blocks is None or len(done.blocks) < blocks:
-            block = next(requests)
-            assert isinstance(block, Block)
-            for name, found in block.data.items():
-                assert MODULE.outputs(config)[name].name == found.attrs.get("kind", "trajectory")
-                before = [done.data[name]] if name in done.data else []
-                done.data[name] = xr.concat([*before, found], "frame", data_vars="minimal")
-            done.restart = block.restart
-            done.blocks.append(block.data)
+            request = next(requests)
+            assert isinstance(request, Block | Replace)
+            for name, found in request.data.items():
+                kind = MODULE.outputs(config)[name]
+                assert kind.name == found.attrs.get("kind", kind.name)
+                kind.check(found)
+                old = done.data.get(name) if isinstance(request, Block) else None
+                done.data[name] = found if old is None else join(old, found, kind.grows)
+            if isinstance(request, Block):
+                done.restart = request.restart
+                done.blocks.append(request.data)
     except StopIteration:
         pass
     except Exception as error:

@@ -21,7 +21,7 @@ from typing import Any
 
 import xarray as xr
 
-from h5ml.compute.module import Block, Call, Context, Handle, InputRef, Map, Module, Output, Replace, Wait
+from h5ml.compute.module import Block, Call, Context, Handle, InputRef, Map, Module, Output, Recall, Replace, Wait
 from h5ml.store.blob import pack, unpack
 from h5ml.store.digest import DatasetHasher, digest_json, row_blocks
 from h5ml.store.prepare import prepare
@@ -61,6 +61,8 @@ class FakeRunner:
         What its calls may name.
     backwards : bool
         Whether ``Wait(first=True)`` answers with the last handle instead of the first.
+    stored : mapping
+        What ``Recall`` finds, by ``KEY@VERSION``, newest first.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class FakeRunner:
         seed: int = 0,
         modules: tuple[Module, ...] = (),
         backwards: bool = False,
+        stored: Mapping[str, xr.Dataset] | None = None,
     ) -> None:
+        self.stored = dict(stored or {})
         self.module, self.seed, self.backwards = module, seed, backwards
         self.config = module.config.parse(config or {})
         self.inputs = {name: (inputs or {}).get(name) for name in module.reads}
@@ -137,6 +141,12 @@ class FakeRunner:
             return [unpack(pack(request.function(item))) for item in request.items]
         if isinstance(request, Call):
             return self._call(request)
+        if isinstance(request, Recall):
+            return [
+                (reference, dataset)
+                for reference, dataset in self.stored.items()
+                if all(dataset.attrs.get(name) == value for name, value in request.attributes.items())
+            ]
         assert isinstance(request, Wait), f"{request!r} is no request"
         handles = [self._finished(handle) for handle in request.handles]
         return [handles[-1 if self.backwards else 0]] if request.first else handles

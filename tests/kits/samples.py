@@ -132,6 +132,14 @@ def _force_constants(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
         "supercell_numbers": np.tile(UREA[:2], 8),
         "supercell_matrix": 2 * np.eye(3, dtype=np.int64),
         "primitive_to_supercell": np.array([0, 8]),
+        "primitive_masses": np.array([12.011, 15.999]),
+        "unitcell_scaled_positions": rng.random((2, 3)),
+        "unitcell_cell": _cells(1, rng)[0],
+        "unitcell_numbers": UREA[:2],
+        "unitcell_masses": np.array([12.011, 15.999]),
+        "primitive_matrix": np.eye(3),
+        "born_charges": rng.normal(size=(2, 3, 3)),
+        "dielectric_tensor": 2.0 * np.eye(3),
     }
     return values, {"displacement": 0.01}
 
@@ -141,6 +149,8 @@ def _phonons(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
         "q_point": rng.random((n, 3)),
         "weight": np.full(n, 1 / max(n, 1)),
         "frequency": rng.normal(size=(n, 6)),
+        "distance": (("q",), 0.1 * np.arange(n), {"units": "1/Angstrom"}),
+        "label": np.array([("Gamma", "", "X")[i % 3] for i in range(n)], dtype=object),
         "eigenvector_real": rng.normal(size=(n, 6, 6)),
         "eigenvector_imaginary": rng.normal(size=(n, 6, 6)),
     }
@@ -153,7 +163,10 @@ def _thermodynamics(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
     values = {
         "temperature": 100.0 * np.arange(n),
         "reason": np.array([""] * (n - 1) + ["imaginary modes"] * min(n, 1), dtype=object),
-        "free_energy": (("state",), free_energy, {"units": "eV"}),
+        "free_energy": free_energy,
+        "internal_energy": rng.normal(size=n),
+        "entropy": rng.random(n),
+        "heat_capacity": rng.random(n),
     }
     return values, {"pressure_GPa": 0.0001}
 
@@ -165,8 +178,19 @@ def _molecular_crystal(n: int, rng: np.random.Generator) -> tuple[Values, Values
         "image": rng.integers(-1, 2, (16, 3)),
         "atomic_numbers": np.tile(UREA, 2),
         "center_of_mass": rng.normal(size=(2, 3)),
+        "formula": np.array(["CH4N2O", "CH4N2O"], dtype=object),
+        "charge": np.zeros(2),
+        "positions": rng.normal(size=(16, 3)),
+        "cell": _cells(1, rng)[0],
+        "bond": np.array([[0, 1], [0, 2], [8, 9]]),
+        "bond_shift": rng.integers(-1, 2, (3, 3)),
+        "neighbor_molecule": np.array([1, 0, 0, 1]),
+        "neighbor_image": rng.integers(-1, 2, (4, 3)),
+        "neighbor_minimum_distance": rng.random(4),
+        "neighbor_maximum_distance": 5.0 + rng.random(4),
+        "neighbor_center_distance": 3.0 + rng.random(4),
     }
-    return values, {"identical_molecules": True}
+    return values, {"identical_molecules": True, "central_molecule": 1}
 
 
 def _clusters(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
@@ -175,6 +199,12 @@ def _clusters(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
     values["source_frame"] = np.arange(n)
     values["n_molecules"] = np.ones(n, np.int64)
     values["molecule"] = np.zeros(total, np.int64)
+    values["source_molecule"] = np.zeros(total, np.int64)
+    values["source_atom"] = np.arange(total) % 3
+    values["source_image"] = rng.integers(-1, 2, (total, 3))
+    values["intact"] = (np.arange(n) % 2).astype(np.int8)
+    values["source_intact"] = np.zeros(n, np.int8)
+    values["weight"] = rng.random(n)
     return values, attributes
 
 
@@ -182,6 +212,7 @@ def _features(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
     values = {
         "features": rng.normal(size=(n, 7)),
         "source_frame": np.arange(n),
+        "composition": np.array(["CH4N2O"] * n, dtype=object),
         "fingerprint": (("record", "bit"), rng.random((n, 4)).astype(np.float32), {"units": "1"}),
     }
     return values, {"descriptor": "made up"}
@@ -194,22 +225,33 @@ def _selection(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
         "source_key": ["samples/structures@1", "samples/trajectory@1"],
         "source_digest": ["0" * 64, "1" * 64],
         "distance": rng.random(n),
+        "feature_record": np.arange(n),
     }
     return values, {"method": "made up"}
 
 
 def _labels(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
-    counts = _atoms(n)
-    values = {
-        "n_atoms": counts,
-        "energy": rng.normal(size=n),
-        "forces": rng.normal(size=(int(counts.sum()), 3)),
+    values, _ = _structures(n, rng)
+    total = len(values["positions"])
+    values |= {
+        "forces": rng.normal(size=(total, 3)),
         "stress": rng.normal(size=(n, 6)),
-        "converged": np.ones(n, np.int8),
-        "status": np.zeros(n, np.int8),
+        "dipole": rng.normal(size=(n, 3)),
+        "charges": rng.normal(size=total),
+        "converged": np.isfinite(values["energy"]),
+        "status": np.where(np.isfinite(values["energy"]), 0, 2),
+        "iterations": 7 + np.arange(n),
+        "attempt": np.arange(n) % 2,
+        "identity": np.array([f"{i:064x}" for i in range(n)], dtype=object),
+        "source": np.arange(n) % 2,
+        "source_frame": rng.integers(0, 9, n),
+        "source_key": np.array(["samples/structures@1", "samples/trajectory@1"], dtype=object),
+        "source_digest": np.array(["0" * 64, "1" * 64], dtype=object),
+        "message": np.array([""] * (n - 1) + ["not converged"] * min(n, 1), dtype=object),
+        "reused_from": np.array([""] * n, dtype=object),
         "wall_time": rng.random(n),
     }
-    return values, {"level_of_theory": "PBE0"}
+    return values, {"level_of_theory": '{"engine":"made up","method":"PBE0"}', "level_of_theory_id": "0" * 64}
 
 
 def _phases(n: int, rng: np.random.Generator) -> tuple[Values, Values]:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from h5ml.schemas.kinds import BUILT_IN
-from h5ml.schemas.run import DataRef, Run
+from h5ml.schemas.run import CallRef, DataRef, Run
 from h5ml.store.digest import digest_json
 from h5ml.store.opening import open_store
 from h5ml.store.prepare import Storage
@@ -22,7 +22,7 @@ from h5ml.store.store import Store
 
 from .samples import fill_store, key_of, records, sample
 
-VOLATILE = {"wall_time"}
+VOLATILE = {v.name for kind in BUILT_IN.values() for v in kind.variables if v.volatile}  # outside the digests
 
 
 def toy_run(root: str, inputs: dict[str, list[DataRef]], outputs: dict[str, DataRef], **facts: Any) -> Run:
@@ -31,6 +31,27 @@ def toy_run(root: str, inputs: dict[str, list[DataRef]], outputs: dict[str, Data
     run = run.model_copy(update={"inputs": inputs, "outputs": outputs, "status": "done", **facts})
     identity = digest_json(run.identity())
     return run.model_copy(update={"id": identity, "prefix_id": identity})
+
+
+def toy_calls(store: Store, root: str, modules: dict[str, int], inputs: dict[str, list[DataRef]]) -> Run:
+    """A caller with ``ROOT/out``, and calls of modules, each of which made a table; its record."""
+    calls, seed = [], 100 * sum(map(ord, root))
+    for module, number in modules.items():
+        for i in range(number):
+            name = f"{module}/{i}"
+            run = toy_run(f"{root}/{name}", inputs, {}, module=module, seed=seed + i)
+            _make(store, f"{root}/{name}/table", run)
+            ref = store.entry(f"{root}/{name}/table").ref
+            calls.append(CallRef(name=name, run=run.id, outputs={"table": ref}))
+    caller = toy_run(root, inputs, {}, module="caller", seed=seed, calls=calls, engines={"model": {"name": "ase:emt"}})
+    _make(store, f"{root}/out", caller)
+    return caller
+
+
+def _make(store: Store, key: str, run: Run) -> None:
+    with store.transaction() as transaction:
+        transaction.record(run)
+        transaction.write(key, sample("table", 3, seed=sum(map(ord, key))), "table", run=run.id)
 
 
 def rich_store(store: Store) -> Store:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from h5ml.schemas.campaign import ComputeStep, ImportStep, find_step, load_campaign, parse_campaign
+from h5ml.schemas.campaign import ComputeStep, ImportStep, find_step, find_steps, load_campaign, parse_campaign
 from h5ml.schemas.errors import InvalidConfig
+from h5ml.schemas.scheduling import AddressPlace, LocalPlace, QueuePlace, SerialPlace, parse_place
 
 GOOD = """\
 store: training_set.h5
@@ -29,7 +30,7 @@ def test_a_campaign_is_read(tmp_path: Path) -> None:
     path.write_text(GOOD)
     campaign = load_campaign(path)
     assert campaign.store_location == str(tmp_path / "training_set.h5")
-    assert campaign.scheduler == "local:2"
+    assert campaign.scheduler == LocalPlace(workers=2)
     first, second = campaign.steps.values()
     assert isinstance(first, ImportStep)
     assert (first.key, first.file, first.line) == ("crystals/urea", "urea.cif", 4)
@@ -94,3 +95,81 @@ def test_a_missing_or_unreadable_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidConfig, match="cannot be read"):
         load_campaign(tmp_path / "b.yaml")
+
+
+MATRIX = """\
+store: s.h5
+steps:
+  md/{name}/T={T:.1f}:
+    matrix: {name: [urea, ice], T: [200, 300]}
+    compute: md
+    crystal: crystals/{name}
+    temperature_K: "{T}"
+    pressures: ["{T}", 1]
+  crystals/{name}: {matrix: [{name: urea}, {name: ice}], import: "{name}.cif"}
+"""
+
+
+def test_a_matrix_makes_steps_with_its_values() -> None:
+    campaign = parse_campaign(MATRIX)
+    steps = [step for step in campaign.steps.values() if isinstance(step, ComputeStep)]
+    assert [step.key for step in steps] == [
+        "md/urea/T=200.0",
+        "md/urea/T=300.0",
+        "md/ice/T=200.0",
+        "md/ice/T=300.0",
+    ]
+    assert steps[3].options == {"crystal": "crystals/ice", "temperature_K": 300, "pressures": [300, 1]}
+    assert [step.file for step in campaign.steps.values() if isinstance(step, ImportStep)] == ["urea.cif", "ice.cif"]
+    assert find_steps(campaign, "md/*/T=200.0") == ["md/urea/T=200.0", "md/ice/T=200.0"]
+    assert find_steps(campaign, "**=300.0") == ["md/urea/T=300.0", "md/ice/T=300.0"]
+    with pytest.raises(InvalidConfig, match="No step"):
+        find_steps(campaign, "md/*")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("T={T:.1f}", "T", 3, "every name of the matrix must stand in the key"),
+        ("crystals/{name}\n", "crystals/{nme}\n", 6, "did you mean name"),
+        ('"{T}"\n', "{T}\n", 7, "in quotes"),
+        ("[200, 300]", "[]", 4, "list of values"),
+        ("[200, 300]", "200", 4, "list of values"),
+        ("{T:.1f}", "{T:.1q}", 3, "cannot be written"),
+        ('"{T}"\n', '"{T"\n', 7, "cannot be read"),
+        ('"{T}"\n', '"{0}"\n', 7, "Only names"),
+        ("[{name: urea}, {name: ice}]", "[{name: urea}, {nam: ice}]", 9, "same names"),
+        ("{name: [urea, ice], T: [200, 300]}", "5", 4, "no matrix"),
+    ],
+)
+def test_a_wrong_matrix_is_said_with_its_line(old: str, new: str, line: int, message: str) -> None:
+    assert old in MATRIX
+    with pytest.raises(InvalidConfig) as caught:
+        parse_campaign(MATRIX.replace(old, new, 1))
+    assert f"campaign:{line}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (None, SerialPlace()),
+        ("serial", SerialPlace()),
+        ("local:3", LocalPlace(workers=3)),
+        ("local:workers=2,gpus=1,memory_GB=1.5", LocalPlace(workers=2, gpus=1, memory_GB=1.5)),
+        ("local", LocalPlace()),
+        ({"local": {"threads": 4}}, LocalPlace(threads=4)),
+        ("tcp://a:1", AddressPlace(address="tcp://a:1")),
+        ({"address": "tls://a:1"}, AddressPlace(address="tls://a:1")),
+        ("slurm", QueuePlace(system="slurm")),
+        ({"pbs": {"queue": "long", "maximum_jobs": 9}}, QueuePlace(system="pbs", queue="long", maximum_jobs=9)),
+    ],
+)
+def test_places_are_read_from_texts_and_entries(value: object, place: object) -> None:
+    assert parse_place(value) == place
+
+
+def test_a_wrong_scheduler_is_said_with_its_line() -> None:
+    with pytest.raises(InvalidConfig, match=r"campaign:2") as caught:
+        parse_campaign("store: s.h5\nscheduler: {slurm: {max_jobs: 3}}\nsteps: {}\n")
+    assert "did you mean" in str(caught.value)

@@ -18,7 +18,7 @@ from h5ml.store.prepare import Storage
 from h5ml.store.store import Store
 from h5ml.tests.kits.memory import MemoryEngine
 from h5ml.tests.kits.samples import records, sample
-from h5ml.tests.kits.tamper import rich_store, toy_run
+from h5ml.tests.kits.tamper import rich_store, toy_calls, toy_run
 
 
 @pytest.fixture
@@ -113,6 +113,41 @@ def test_a_grown_input_makes_stale(store: Store) -> None:
     assert found(store) == [("stale", "b@1")]
 
 
+def test_what_a_call_gave_is_missing_or_changed(store: Store) -> None:
+    store.write("a", sample("table", 2), "table")
+    run = toy_calls(store, "c", {"toy": 2, "other": 1}, {"table": [store.entry("a").ref]})
+    assert audit(store).findings == []
+    with store.transaction() as transaction:
+        transaction.purge("c/other/0/table")
+        transaction.remove("c/toy/0/table")
+        transaction.replace("c/toy/1/table", sample("table", 7), "table")
+    report = audit(store)
+    missing, changed = report.findings
+    assert (missing.code, missing.severity, missing.key, missing.run) == (
+        "input_missing",
+        "warning",
+        "c/toy/0/table@1",
+        run.id,
+    )
+    assert "from its call toy/0" in missing.message
+    assert (changed.code, changed.severity, changed.key, changed.run) == (
+        "received_changed",
+        "notice",
+        "c/toy/1/table@1",
+        run.id,
+    )
+
+
+def test_only_newer_inputs_make_a_caller_stale(store: Store) -> None:
+    """A caller that is executed again finds its calls by their run ids, whatever lies there by then."""
+    store.write("a", sample("table", 2), "table")
+    toy_calls(store, "c", {"toy": 1}, {"table": [store.entry("a").ref]})
+    store.write("c/toy/0/table", sample("table", 5), "table", new_version=True)
+    assert audit(store).findings == []
+    store.write("a", sample("table", 3), "table", new_version=True)
+    assert found(store) == [("stale", "c/out@1")]
+
+
 def test_a_running_run_is_a_notice(store: Store) -> None:
     made(store, "a", status="running", started="2026-01-01T00:00:00")
     report = audit(store)
@@ -175,7 +210,7 @@ def test_a_leftover_group_is_a_notice(engine: MemoryEngine, store: Store) -> Non
 
 
 def training_set(sources: list[str], rows: list[tuple[int, int, int]]) -> Any:
-    from h5ml.schemas.kinds import TRAINING_SET
+    from h5ml.schemas.kinds_training import TRAINING_SET
 
     source, frame, split = (np.array(column) for column in zip(*rows, strict=True))
     values = {"source": source, "source_frame": frame, "split": split, "source_key": np.array(sources, dtype=object)}
@@ -210,7 +245,7 @@ def test_unconverged_labels_in_a_training_set(store: Store) -> None:
         transaction.record(maker)
     store.write("direct", training_set(["l@1"], [(0, 2, 0), (0, 3, 0)]), "training_set")
     store.write("through", training_set(["t@1"], [(0, 2, 0), (0, 3, 0)]), "training_set", run=maker.id)
-    store.write("without", training_set(["l@1"], [(0, 2, 0), (0, 4, 0)]), "training_set")
+    store.write("without", training_set(["l@1"], [(0, 2, 0), (0, 1, 0)]), "training_set")
     assert found(store) == [("unconverged", "direct@1"), ("unconverged", "through@1")]
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from h5ml.schemas.errors import UnknownKey
-from h5ml.store.lineage import lineage
+from h5ml.schemas.kinds import SELECTION
+from h5ml.schemas.run import CallRef
+from h5ml.store.gather import gather
+from h5ml.store.lineage import Graph, Node, lineage
 from h5ml.store.lineage_plot import arranged, plot, wrapped
 from h5ml.store.store import Store
 from h5ml.tests.kits.memory import MemoryEngine
 from h5ml.tests.kits.samples import sample
-from h5ml.tests.kits.tamper import toy_run
+from h5ml.tests.kits.tamper import toy_calls, toy_run
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +146,106 @@ def test_long_names_are_wrapped_without_loss(text: str) -> None:
     lines = wrapped(text)
     assert "".join(lines) == text
     assert max(map(len, lines)) <= 31
+
+
+# ----------------------------------------------------------------------------- calls
+
+
+@pytest.fixture(scope="module")
+def called() -> Store:
+    """A crystal, from which a run with five calls of phonons and two of relax made ``qh/out``."""
+    store = Store.make(MemoryEngine())
+    store.write("crystal", sample("structures"), "structures")
+    toy_calls(store, "qh", {"phonons": 5, "relax": 2}, {"crystal": [store.entry("crystal").ref]})
+    return store
+
+
+def test_a_run_came_from_what_it_received_from_its_calls(called: Store) -> None:
+    graph = lineage(called, "qh/out", calls=True)
+    assert set(graph.entries()) == set(lineage(called, "crystal", "down", calls=True).entries())
+    assert set(graph.entries()) == {entry.reference for entry in called.catalogue}
+    assert sum(node.type == "run" for node in graph.nodes.values()) == 8
+    assert "call phonons/4: qh/phonons/4/table@1" in graph.text()
+    assert set(lineage(called, "qh/phonons/3/table", "down").entries()) == {"qh/phonons/3/table@1", "qh/out@1"}
+    assert len(lineage(called, "qh/out", calls=True, depth=1).entries()) == 9
+
+
+def test_many_calls_of_a_module_are_one_node_unless_all_are_asked_for(called: Store, tmp_path: Path) -> None:
+    for graph in (lineage(called, "qh/out"), lineage(called, "crystal", "down"), lineage(called, "qh/out", depth=1)):
+        (group,) = [node for node in graph.nodes.values() if node.type == "calls"]
+        assert group.title == "5 calls of phonons"
+        assert group.facts["keys"] == [f"qh/phonons/{i}/table@1" for i in range(5)]
+        assert set(graph.entries()) == {"crystal@1", "qh/relax/0/table@1", "qh/relax/1/table@1", "qh/out@1"}
+        assert "5 calls of phonons  (5 keys, phonons/0 to phonons/4)" in graph.text()
+        assert "5 calls of phonons" in graph.mermaid()
+        assert "5 calls of phonons" in graph.dot()
+        plot(graph, tmp_path / "calls.png")
+    graph = lineage(called, "qh/out")
+    run = called.entry("qh/out").run
+    assert {(e.source, e.label) for e in graph.edges if e.target == run} == {
+        ("crystal@1", "crystal"),
+        ('engine:{"name":"ase:emt"}', "model"),
+        ("qh/relax/0/table@1", "call relax/0"),
+        ("qh/relax/1/table@1", "call relax/1"),
+        (f"calls:{run}:phonons", "calls"),
+    }
+
+
+def test_the_calls_of_calls_that_are_one_node_are_drawn_together() -> None:
+    store = Store.make(MemoryEngine())
+    callers = [toy_calls(store, f"outer/{i}", {"md": 2}, {}) for i in range(4)]
+    calls = [
+        CallRef(name=str(i), run=run.id, outputs={"out": store.entry(f"outer/{i}/out").ref})
+        for i, run in enumerate(callers)
+    ]
+    run = toy_run("outer", {}, {}, module="outer", calls=calls)
+    with store.transaction() as transaction:
+        transaction.record(run)
+        transaction.write("outer/out", sample("table"), "table", run=run.id)
+    titles = [node.title for node in lineage(store, "outer/out").nodes.values() if node.type == "calls"]
+    assert titles == ["4 calls of caller", "8 calls of md"]
+
+
+def test_a_call_whose_outputs_are_gone_is_still_told(called: Store) -> None:
+    store = Store.make(MemoryEngine())
+    store.write("crystal", sample("structures"), "structures")
+    toy_calls(store, "qh", {"phonons": 1}, {"crystal": [store.entry("crystal").ref]})
+    with store.transaction() as transaction:
+        transaction.remove("qh/phonons/0/table")
+    lines = lineage(store, "qh/out").text().splitlines()
+    gone = next(number for number, line in enumerate(lines) if "not in this store" in line)
+    assert "call phonons/0: qh/phonons/0/table@1" in lines[gone]
+    assert "phonons 1" in lines[gone + 1]
+    assert "crystal: crystal@1" in lines[gone + 2]
+
+
+def test_a_use_of_a_selection_reaches_the_run_of_its_trajectory(store: Store) -> None:
+    """Frames of a trajectory, chosen by reference; what reads the selection came from the run of the trajectory."""
+    source = store.entry("md[T=300]/trajectory")
+    chosen = {
+        "source": [0, 0],
+        "source_frame": [2, 0],
+        "source_key": [source.reference],
+        "source_digest": [source.digest],
+    }
+    subsample = toy_run("chosen", {"frames": [source.ref]}, {}, module="subsample")
+    with store.transaction() as transaction:
+        transaction.record(subsample)
+        transaction.write("chosen", SELECTION.dataset(chosen), "selection", run=subsample.id)
+    gathered = gather(store, store.entry("chosen"))
+    assert gathered["source_key"].to_numpy().tolist() == [source.reference]
+    labels = toy_run("labels", {"structures": [store.entry("chosen").ref]}, {}, module="dft")
+    with store.transaction() as transaction:
+        transaction.record(labels)
+        transaction.write("labels", sample("labels", 2), "labels", run=labels.id)
+    graph = lineage(store, "labels")
+    assert graph.nodes[source.run or ""].facts["root_key"] == "md[T=300]"
+    assert set(graph.entries()) == {"labels@1", "chosen@1", "md[T=300]/trajectory@1", "crystal@1"}
+
+
+def test_a_history_of_thousands_of_steps_is_told() -> None:
+    nodes = [Node(str(n), "missing", str(n)) for n in range(3000)]
+    graph = Graph("0", "up", {"0": nodes[0]})
+    for target, source in pairwise(nodes):
+        graph.link(source, target)
+    assert len(graph.text().splitlines()) == 3000

@@ -16,7 +16,7 @@ from h5ml.store.provenance import export_crate, export_prov, prov_json
 from h5ml.store.store import Store
 from h5ml.tests.kits.memory import MemoryEngine
 from h5ml.tests.kits.samples import sample
-from h5ml.tests.kits.tamper import rich_store, toy_run
+from h5ml.tests.kits.tamper import rich_store, toy_calls, toy_run
 
 
 @pytest.fixture
@@ -100,3 +100,28 @@ def test_a_crate_needs_an_empty_folder(store: Store, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("here")
     with pytest.raises(KeyTaken):
         export_crate(store, tmp_path, ["final"])
+
+
+def test_calls_are_told_in_both(store: Store, tmp_path: Path) -> None:
+    caller = toy_calls(store, "qh", {"phonons": 2}, {"crystal": [store.entry("crystal[a,b:1]").ref]})
+    gone = toy_calls(store, "other", {"relax": 1}, {})
+    with store.transaction() as transaction:
+        transaction.remove("other/relax/0/table")
+    record = json.loads(prov_json(store, ["qh/out", "other/out"]))
+    used = {use["prov:role"] for use in record["used"].values() if use["prov:activity"] == f"run:{caller.id}"}
+    assert used == {"crystal", "model", "call phonons/0", "call phonons/1"}
+    derived = {d["prov:usedEntity"] for d in record["wasDerivedFrom"].values() if "out" in d["prov:generatedEntity"]}
+    assert {"key:qh%2Fphonons%2F0%2Ftable@1", "key:qh%2Fphonons%2F1%2Ftable@1"} <= derived
+    informed = {(i["prov:informed"], i["prov:informant"]) for i in record["wasInformedBy"].values()}
+    called = [(run.id, call.run) for run in (caller, gone) for call in run.calls]
+    assert informed == {(f"run:{run}", f"run:{call}") for run, call in called}
+    assert {f"run:{call}" for _, call in called} <= set(record["activity"])
+    export_crate(store, tmp_path / "crate", ["qh/out"])
+    actions = {e["name"]: e for e in ROCrate(tmp_path / "crate").get_entities() if e.type == "CreateAction"}
+    assert sorted(part["name"] for part in actions["caller at qh"]["object"]) == [
+        "crystal[a,b:1]@1",
+        "qh/phonons/0/table@1",
+        "qh/phonons/1/table@1",
+    ]
+    with open_store(tmp_path / "crate" / "store.h5") as packed:
+        assert audit(packed).ok

@@ -13,6 +13,7 @@ from h5ml.schemas.kinds import STRUCTURES, TABLE, TRAJECTORY
 from h5ml.store.opening import open_store
 from h5ml.store.prepare import Storage
 from h5ml.store.store import Store
+from h5ml.tests.kits.samples import records, sample
 
 
 def trajectory(start: int, frames: int, atoms: int = 5, **attributes: object) -> xr.Dataset:
@@ -101,6 +102,17 @@ def test_another_process_goes_on_appending_with_the_same_digest(store: Store) ->
         again = open_store(store.location)
         again.append("grown", whole.isel(frame=slice(start, stop)))
     assert store.entry("grown").digest == at_once.digest
+
+
+@pytest.mark.parametrize("kind", ["structures", "clusters", "labels", "trajectory", "features"])
+def test_a_store_opened_anew_still_counts_records_and_not_atoms(store: Store, kind: str) -> None:
+    whole = sample(kind, 6)
+    store.write("grown", records(whole, kind, 0, 4), kind, storage=Storage(growing=True))
+    with open_store(store.location) as again:
+        again.append("grown", records(whole, kind, 4, 6))
+    entry = store.entry("grown")
+    assert entry.records == 6
+    assert entry.sizes == {str(dim): size for dim, size in whole.sizes.items()}
 
 
 def test_appending_to_data_stored_in_one_piece_works(store: Store) -> None:

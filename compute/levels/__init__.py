@@ -1,0 +1,1 @@
+"""Levels of theory: engines that label structures, behind one interface."""
