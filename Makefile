@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-long lint format bench clean
+.PHONY: demo test test-long test-dft lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -14,6 +14,10 @@ test: $(STAMP) lint
 
 test-long: $(STAMP) lint
 	H5ML_TEST_LONG=1 $(BIN)/python -m pytest
+
+# Quantum ESPRESSO and CP2K for real: needs Debian's quantum-espresso, quantum-espresso-data and cp2k; skips without.
+test-dft: $(STAMP)
+	$(BIN)/python -m pytest tests/compute/levels/test_programs.py -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

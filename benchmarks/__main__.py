@@ -6,7 +6,19 @@ import importlib
 import platform
 import sys
 
-NAMES = ("append", "batches", "digest", "keys", "memory", "dynamics", "start", "campaign", "molecules", "phonons")
+NAMES = (
+    "append",
+    "batches",
+    "digest",
+    "keys",
+    "memory",
+    "dynamics",
+    "start",
+    "campaign",
+    "molecules",
+    "phonons",
+    "training_batches",
+)
 
 
 def main() -> None:

@@ -132,8 +132,10 @@ def _record(result: StepResult) -> dict[str, object]:
 
 @contextmanager
 def _campaign_store(location: str, *, dry_run: bool) -> Iterator[Store]:
-    """The store of a campaign, made where nothing lies yet; a dry run looks at an empty one elsewhere instead."""
-    if dry_run and "://" not in location and not Path(location).exists():
+    """The store of a campaign, made where nothing lies yet; to look only, an empty one elsewhere stands for it."""
+    from ..store.opening import is_unmade
+
+    if dry_run and "://" not in location and (not Path(location).exists() or is_unmade(location)):
         with tempfile.TemporaryDirectory(prefix="h5ml-") as folder:
             yield open_named(str(Path(folder) / "empty.h5"), make=True)
     else:
@@ -201,8 +203,8 @@ def _state(store: Store, result: StepResult) -> tuple[str, str, str, str]:
         return "running", "", holds, _process(result.run)
     if result.reason.startswith("failed"):
         return "failed", result.reason.partition(": ")[2], holds, ""
-    state = result.reason.partition(":")[0].partition(";")[0]
-    return state if state in ("missing", "stale") else "to do", result.reason, holds, ""
+    state, _, why = result.reason.replace(";", ":", 1).partition(":")
+    return (state, why.strip(), holds, "") if state in ("missing", "stale") else ("to do", result.reason, holds, "")
 
 
 def _process(run: Run | None) -> str:

@@ -81,12 +81,17 @@ def _thermodynamics(wanted: Wanted) -> Figure:
 
 
 def _table(wanted: Wanted) -> Figure:
+    dataset = wanted.dataset
+    if "frequency" in dataset and "density_of_states" in dataset:
+        from .plots_lattice import density_figure
+
+        return density_figure(dataset, wanted.entry.reference)
     sampled, fits = wanted.beside("eos_sampled"), wanted.beside("eos_fits")
     if sampled is None or fits is None:
         raise WrongKind(
             "This table cannot be drawn.",
             key=wanted.entry.reference,
-            expected="eos_sampled or eos_fits of a quasi-harmonic calculation",
+            expected="a density of states, or eos_sampled or eos_fits of a quasi-harmonic calculation",
             found=f"kind {wanted.entry.kind}",
             hint="export it as .csv for other programs",
         )
@@ -109,6 +114,12 @@ def _features(wanted: Wanted) -> Figure:
     return feature_figure(wanted.dataset, wanted.entry.reference, chosen)
 
 
+def _evaluation(wanted: Wanted) -> Figure:
+    from .plots_evaluation import evaluation_figure
+
+    return evaluation_figure(wanted.dataset, wanted.entry.reference)
+
+
 FIGURES: Mapping[str, Callable[[Wanted], Figure]] = MappingProxyType(
     {
         "trajectory": _trajectory,
@@ -117,6 +128,7 @@ FIGURES: Mapping[str, Callable[[Wanted], Figure]] = MappingProxyType(
         "thermodynamics": _thermodynamics,
         "table": _table,
         "features": _features,
+        "evaluation": _evaluation,
     }
 )
 """Kind to the function that draws it."""
@@ -136,8 +148,9 @@ def plot(key: str, file: Path, dpi: int, selection: str | None, frame: int, loca
     trajectory  energy, temperature with its target, pressure, cell and volume over time, the equilibration shaded
     clusters    one cluster, its central molecule ringed
     phonons     bands with the density of states beside them
-    table       G(V) with its fits and V(T), of eos_sampled or eos_fits
+    table       G(V) with its fits and V(T), of eos_sampled or eos_fits; a density of states
     thermodynamics  every quantity over temperature
+    evaluation  predictions over labels and, for an ensemble, error over spread
     features    principal components, coloured by the key that the frames come from
 
     The graph of what a key came from: `h5ml lineage KEY --png FILE`.

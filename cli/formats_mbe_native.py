@@ -45,6 +45,8 @@ def write_native(file: h5py.File, path: str, kind: str, dataset: xr.Dataset, lay
         return ""
     if kind not in writers:
         return NOT_HERE
+    if kind != "trajectory" and not dataset.sizes["frame"]:
+        return "no frames"
     if kind != "trajectory" and len(set(dataset["n_atoms"].to_numpy().tolist())) != 1:
         return "frames of different numbers of atoms"
     if kind == "clusters" and len(set(dataset["n_molecules"].to_numpy().tolist())) != 1:

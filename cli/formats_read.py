@@ -82,7 +82,7 @@ def read_file(
             key=path,
             expected="CIF, POSCAR, extxyz, an ASE db, netCDF, or another format that ASE reads",
             found=path.suffix,
-            hint="a model is used directly: `h5ml compute md --model file:PATH.model --trust-pickle`",
+            hint="a model of mace-torch becomes a checkpoint with `h5ml import FILE.model --trust-pickle`",
         )
     if path.suffix.lower() in NETCDF_SUFFIXES:
         return read_netcdf(path, kind)
@@ -92,6 +92,7 @@ def read_file(
             key=path,
             expected="kind structures (or a netCDF file of another kind)",
             found=f"--kind {kind}",
+            hint="state the level of theory: --level TEXT" if kind == "labels" else None,
         )
     return structures(read_images(path, name, index), tell=tell)
 

@@ -54,7 +54,12 @@ class Chosen:
 
 
 def write_extxyz(chosen: Chosen, path: Path) -> None:
-    """Write structures as extended XYZ."""
+    """Write structures as extended XYZ; a training set with its targets by the names of MACE."""
+    if chosen.kind.name == "training_set":
+        from .formats_training import write_extxyz as write_labelled
+
+        write_labelled(chosen, path)
+        return
     from ase.io.extxyz import write_extxyz as write
 
     with path.open("w") as file:
@@ -205,6 +210,34 @@ def write_chemiscope(chosen: Chosen, path: Path) -> None:
     write(chosen, path)
 
 
+def write_mace_hdf5(chosen: Chosen, path: Path) -> None:
+    """Write a training set as MACE's HDF5 file."""
+    from .formats_training import write_mace_hdf5 as write
+
+    write(chosen, path)
+
+
+def write_model(chosen: Chosen, path: Path) -> None:
+    """Write a checkpoint as a model file of mace-torch."""
+    from .formats_models import write_model as write
+
+    write(chosen, path)
+
+
+def write_torchscript(chosen: Chosen, path: Path) -> None:
+    """Write a checkpoint as TorchScript."""
+    from .formats_models import write_torchscript as write
+
+    write(chosen, path)
+
+
+def write_lammps(chosen: Chosen, path: Path) -> None:
+    """Write a checkpoint for LAMMPS."""
+    from .formats_models import write_lammps as write
+
+    write(chosen, path)
+
+
 Format = Callable[[Chosen, Path], None]
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -218,7 +251,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ".nc": write_netcdf,
         ".yaml": write_phonopy_yaml,
         ".hdf5": write_phonopy_hdf5,
+        ".h5": write_mace_hdf5,
         "FORCE_CONSTANTS": write_phonopy_text,
+        ".model": write_model,
+        ".pt": write_torchscript,
+        ".lammps.pt": write_lammps,
         ".chemiscope.json.gz": write_chemiscope,
         ".chemiscope.json": write_chemiscope,
     }

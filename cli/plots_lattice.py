@@ -104,6 +104,21 @@ def _density(axis: Axes, density: xr.Dataset) -> None:
     axis.tick_params(labelsize=8)
 
 
+def density_figure(density: xr.Dataset, title: str) -> Figure:
+    """A density of states alone; ``density`` as in ``bands_figure``."""
+    figure = new_figure(8.0, 4.5)
+    axis = figure.add_subplot()
+    frequency, states = density["frequency"].to_numpy(), density["density_of_states"].to_numpy()
+    axis.fill_between(frequency, states, color=BLUE, alpha=0.35, lw=0)
+    axis.plot(frequency, states, color=BLUE, linewidth=1.0)
+    dress(axis)
+    axis.set_ylim(bottom=0.0)
+    axis.set_xlabel("frequency (THz), imaginary below 0")
+    axis.set_ylabel("density of states (1/THz)")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def thermodynamics_figure(dataset: xr.Dataset, title: str) -> Figure:
     """Every quantity over temperature, one curve for each pressure; rows without a value are gaps.
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 LONGEST_TABLE = 20
-_STYLES = {"running": "cyan", "done": "green", "failed": "red", "left out": "yellow"}
+_ORDER = ("running", "failed", "queued", "waiting", "left out", "done")
+_STYLES = {"queued": "blue", "running": "cyan", "done": "green", "failed": "red", "left out": "yellow"}
 
 
 class Lines(Watcher):
@@ -90,13 +91,18 @@ class Table(Watcher):
         self._where = text
 
     def began(self, result: StepResult) -> None:
-        """Take note of a step that begins."""
-        self._rows[result.key] = Row("running", time.monotonic(), text=result.reason)
+        """Take note of a step that begins as soon as there is a worker for it."""
+        reason = "" if result.reason.startswith("missing") else result.reason
+        self._rows[result.key] = Row("queued", text=reason)
 
     def moved(self, key: str, done: float, total: float, text: str) -> None:
         """Take note of how far a step is."""
         row = self._rows.get(key)
-        if row is not None and row.state == "running":
+        if row is None or row.state not in ("queued", "running"):
+            return
+        if row.state == "queued":
+            row.state, row.since = "running", time.monotonic()
+        if total:
             row.done, row.total, row.text = done, total, text
 
     def ended(self, result: StepResult) -> None:
@@ -126,13 +132,13 @@ class Table(Watcher):
         return Group(made, Text(self._summary(), "dim"))
 
     def _shown(self) -> list[tuple[str, Row]]:
-        rank = {"running": 0, "failed": 1, "waiting": 2, "left out": 3, "done": 4}
+        rank = {name: place for place, name in enumerate(_ORDER)}
         chosen = sorted(self._rows, key=lambda key: rank[self._rows[key].state])[:LONGEST_TABLE]
         return [(key, row) for key, row in self._rows.items() if key in chosen]
 
     def _summary(self) -> str:
         states = [row.state for row in self._rows.values()]
-        counts = ", ".join(f"{states.count(name)} {name}" for name in dict.fromkeys(sorted(states)))
+        counts = ", ".join(f"{states.count(name)} {name}" for name in _ORDER if name in states)
         return f"{len(states)} steps: {counts}; {_clock(time.monotonic() - self._began)} {self._where}"
 
 

@@ -34,7 +34,13 @@ def _remark(text: str) -> None:
     metavar="NAME",
     help="mbe-automation, or ASE's name of the format, where the file does not tell.",
 )
+@click.option(
+    "--level", metavar="TEXT", help="With --kind labels: their level of theory, such as PBE/def2-SVP (ORCA 5)."
+)
+@click.option("--energy-unit", default="eV", help="With --kind labels: the unit of the energies.  [default: eV]")
+@click.option("--forces-unit", default="eV/Angstrom", help="Likewise of the forces.  [default: eV/Angstrom]")
 @click.option("--index", default=":", help="Which structures of the file, as in ASE (-1, 0:10, ...).  [default: all]")
+@click.option("--trust-pickle", is_flag=True, help="Read a model of mace-torch, which can run any code.")
 @click.option("--new-version", is_flag=True, help="Where the key exists, add a version and keep the old one.")
 @json_option
 @store_option
@@ -43,7 +49,11 @@ def import_(
     key: str | None,
     kind: str | None,
     name: str | None,
+    level: str | None,
+    energy_unit: str,
+    forces_unit: str,
     index: str,
+    trust_pickle: bool,
     new_version: bool,
     as_json: bool,
     location: str | None,
@@ -54,6 +64,9 @@ def import_(
     and stresses. A netCDF file of one of h5ml's kinds comes back as it was exported. All of an HDF5 file of
     mbe-automation comes in, below KEY where it is given, with a report of every array and attribute; its old names
     still find the keys. The name and the BLAKE3 digest of the file are kept as the origin of the data.
+
+    With --kind labels --level TEXT they become labels of that level of theory: extxyz with REF_energy, REF_forces and
+    so on, OUTCAR, and outputs of FHI-aims, ORCA or CP2K. Energies and forces that cannot be in their units are refused.
     """
     from ..schemas.key import Key
     from .formats_read import file_origin, is_hdf5, read_file
@@ -63,7 +76,19 @@ def import_(
         _import_mbe(store, file, key or "", new_version=new_version, as_json=as_json)
         return
     target = Key(key or re.sub(r"[^\w\-+.,:=()\[\] ]", "_", file.stem).lstrip("."))
-    dataset = read_file(file, kind, tell=_remark, name=name, index=index)
+    if file.suffix.lower() == ".model":
+        from .formats_models import read_model
+
+        dataset = read_model(file, trust_pickle=trust_pickle)
+    elif level is not None:
+        from .formats_labels import Stated, read_labels
+
+        if kind not in (None, "labels"):
+            raise click.UsageError("--level goes with --kind labels.")
+        stated = Stated(level, energy_unit, forces_unit)
+        dataset = read_labels(file, stated, tell=_remark, name=name, index=index)
+    else:
+        dataset = read_file(file, kind, tell=_remark, name=name, index=index)
     with store.transaction(f"import {file.name}") as transaction:
         transaction.write(target, dataset, kind or _kind_of(dataset), new_version=new_version, origin=file_origin(file))
     entry = store.entry(target)
@@ -109,6 +134,7 @@ def _kind_of(dataset: object) -> str:
 @click.option(
     "--format", "name", metavar="NAME", help="mbe-automation, or ASE's name of another format (vasp, traj, ...)."
 )
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Only this split of a training set.")
 @click.option("--layout", type=click.Choice(["seed", "head"]), help="Which layout of mbe-automation.")
 @click.option("--force", is_flag=True, help="Replace the file where it exists.")
 @click.option("--prov", type=TARGET, help="Write the provenance of KEY (or of the whole store) as W3C PROV-JSON.")
@@ -120,6 +146,7 @@ def export(
     frames: str | None,
     include_equilibration: bool,
     name: str | None,
+    split: str | None,
     layout: str | None,
     force: bool,
     prov: Path | None,
@@ -135,6 +162,8 @@ def export(
     .cif          crystal structures
     .csv          tables and data along one dimension
     .nc           the dataset as plain netCDF-4
+    .h5           a training set for MACE (.xyz: with REF_ names)
+    .model .pt .lammps.pt  a checkpoint for mace-torch, as TorchScript, and for LAMMPS
     .chemiscope.json.gz  a map of features with its structures, for https://chemiscope.org
 
     Frames of the equilibration are left out unless asked for. A selection gives the frames that it refers to.
@@ -167,6 +196,10 @@ def export(
 
         kind, dataset = STRUCTURES, gather(store, entry)
     records, left_out = chosen_frames(dataset, kind, frames, equilibration=include_equilibration, key=entry.reference)
+    if split is not None:
+        from .formats_training import records_of_split
+
+        records = records_of_split(dataset, records, split, entry.reference)
     chosen = Chosen(entry.reference, kind, dataset, records, store)
     write_file(chosen, file, name=name, force=force)
     counted = f"{chosen.count} of {entry.records} {kind.grows[0]}s" if records is not None else "all"

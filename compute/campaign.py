@@ -253,6 +253,8 @@ class Drive:
             self._end(result)
             return
         self._watcher.began(result)
+        if not self._services.scheduler.remote or result.action in ("import", "check"):
+            self._watcher.moved(key, 0.0, 0.0, "")
         try:
             if isinstance(step, ImportStep):
                 self._import(step)
@@ -332,6 +334,10 @@ class StepCrew(Crew):
             self._watcher.moved(pending.name, done, total, text)
 
         return report
+
+    def computes(self, pending: Pending) -> None:
+        """Tell the watcher."""
+        self._watcher.moved(pending.name, 0.0, 0.0, "")
 
 
 def _is_there(result: StepResult) -> bool:

@@ -60,7 +60,7 @@ def clusters(
     changed = failed = 0
     while done < len(chosen):
         block = chosen[done : done + config.block_frames]
-        made = cutter.cut(iterate_atoms(source, block), block.tolist(), model)
+        made = cutter.cut(iterate_atoms(source, block), block.tolist(), model, needed=done == 0)
         changed += _changed(made)
         failed += sum(int(dataset["energy"].isnull().sum()) for dataset in made.values() if "energy" in dataset)
         done += len(block)

@@ -178,6 +178,7 @@ class Crew:
         self._threads = self._threads or ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="h5ml-run")
         setting = self._setting_of(pending)
         setting.stop = self._given_up
+        self.computes(pending)
         pending.on_worker = False
         pending.future = self._threads.submit(self._services.execute, pending.plan, self._services, setting, True)
 
@@ -193,6 +194,9 @@ class Crew:
             outer(done, total, f"{name}: {text}" if text else name)
 
         return report
+
+    def computes(self, pending: Pending) -> None:
+        """Take note of a run that goes on in a thread of this process."""
 
     # --- looking after them --------------------------------------------------------------------------------------
 

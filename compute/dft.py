@@ -50,9 +50,9 @@ def dft(config: Dft, inputs: Mapping[str, Any], context: Context) -> Generator[R
 
     from .dft_frames import Frames
     from .levels.labelling import (
+        Known,
         Labelling,
         Limits,
-        find_known,
         joined,
         label_frame,
         rows_by_identity,
@@ -66,6 +66,8 @@ def dft(config: Dft, inputs: Mapping[str, Any], context: Context) -> Generator[R
     identities = frames.identities(level, str(attributes["level_of_theory_id"]))
     labelling = Labelling(level, config.properties, Limits(config.max_force_eV_A, config.max_energy_per_atom_eV))
     context.logger.info("%d frames, %d of them different, by %s", len(frames), len(set(identities)), level)
+    answer = yield Recall(LABELS, {"level_of_theory_id": attributes["level_of_theory_id"]})
+    stored = Known(answer, identities, config.properties, labelling.limits)
     again = {identity for identity, count in Counter(identities).items() if count > 1}
     kept: dict[str, dict[str, Any]] = {}
     counts: Counter[int] = Counter()
@@ -73,8 +75,7 @@ def dft(config: Dft, inputs: Mapping[str, Any], context: Context) -> Generator[R
     systems = frames.systems(done)
     while done < len(frames):
         here = identities[done : done + config.block_frames]
-        stored = yield Recall(LABELS, {"level_of_theory_id": attributes["level_of_theory_id"]})
-        known = kept | find_known(stored, set(here) - set(kept), config.properties, labelling.limits)
+        known = kept | stored.take(set(here) - set(kept))
         tasks = labelling.tasks(itertools.islice(systems, len(here)), here, known)
         if not tasks.keys() <= known.keys():
             made = yield Map(label_frame, list(tasks.values()), name=f"labels_{done}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
-from ..schemas.errors import ComputeFailed, H5mlError, InvalidConfig, InvalidData, MissingPackage
+from ..schemas.errors import InvalidConfig, InvalidData, MissingPackage
 from .features_config import Features
+from .structure.evaluation import evaluated
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -165,19 +166,6 @@ class _Both:
         if self.learned is not None:
             found = self.learned.evaluate(systems)
             return Described(descriptors, found.energies, found.forces)
-        pairs = [self._evaluate(atoms) for atoms in systems]
-        return Described(descriptors, np.array([e for e, _ in pairs]), np.concatenate([f for _, f in pairs]))
-
-    def _evaluate(self, atoms: Atoms) -> tuple[float, Any]:
-        atoms.calc = self.potential.fresh()
-        try:
-            return float(atoms.get_potential_energy()), np.array(atoms.get_forces(), dtype=np.float64)
-        except H5mlError:
-            raise
-        except (RuntimeError, ValueError, ArithmeticError, LookupError, NotImplementedError) as error:
-            raise ComputeFailed(
-                "The engine failed on a frame.",
-                key=self.potential.spec,
-                found=f"{atoms.get_chemical_formula()}: {type(error).__name__}: {error}",
-                hint="leave evaluate out, or take another model",
-            ) from error
+        labels = [evaluated(atoms, self.potential, stress=False) for atoms in systems]
+        energies, forces = ([label[name] for label in labels] for name in ("energy", "forces"))
+        return Described(descriptors, np.array(energies, dtype=np.float64), np.concatenate(forces))

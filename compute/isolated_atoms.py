@@ -63,9 +63,9 @@ def isolated_atoms(
     import numpy as np
 
     from .levels.labelling import (
+        Known,
         Labelling,
         Limits,
-        find_known,
         joined,
         label_frame,
         rows_by_identity,
@@ -84,7 +84,7 @@ def isolated_atoms(
     identities = [identity_of(system, theory) for system in systems]
     labelling = Labelling(level, _PROPERTIES, Limits(_ANY, _ANY))
     stored = yield Recall(LABELS, {"level_of_theory_id": theory})
-    known = find_known(stored, identities, _PROPERTIES, labelling.limits)
+    known = Known(stored, identities, _PROPERTIES, labelling.limits).take(identities)
     tasks = labelling.tasks(systems, identities, known)
     if not tasks.keys() <= known.keys():
         made = yield Map(label_frame, list(tasks.values()), name="atoms")

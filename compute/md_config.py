@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from ..schemas.config import Field, horizon, later
+from ..schemas.config import Field, horizon, later, one_of_one
 from .structure.subsystem_config import FiniteSubsystemFilter
 from .structure.supercell_config import SupercellSettings
 
@@ -104,14 +104,7 @@ class MolecularDynamics(SupercellSettings):
         20, ge=1, description="Frames of one commit; the engine is rebuilt after each, so results depend on it."
     )
 
-    @field_validator("temperature_K", "pressure_GPa", mode="after")
-    @classmethod
-    def _one_of_one(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        if isinstance(value, tuple):
-            if not value:
-                raise ValueError("give at least one value")
-            return value[0] if len(value) == 1 else value
-        return value
+    _one_of_one = field_validator("temperature_K", "pressure_GPa", mode="after")(one_of_one)
 
     @field_validator("temperature_K", mode="after")
     @classmethod

@@ -134,7 +134,7 @@ def _monomer_energies(geometry: MoleculeGeometry, charges: Any, model: Potential
     import numpy as np
 
     from .structure.cluster_geometry import piece
-    from .structure.relaxation import evaluated
+    from .structure.evaluation import evaluated
 
     image = geometry.molecules.image
     return [
@@ -153,7 +153,7 @@ def _energies(
     """
     import numpy as np
 
-    from .structure.relaxation import evaluated
+    from .structure.evaluation import evaluated
 
     labels = [evaluated(system, model) for system in systems]
     interactions = []

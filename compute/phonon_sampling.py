@@ -70,7 +70,7 @@ def phonon_sampling(
         systems, block = frames.block(range(done, min(done + step, frames.count)))
         data = {"structures": block}
         if cutter is not None:
-            data |= cutter.cut(systems, range(done, done + len(systems)), frames.potential)
+            data |= cutter.cut(systems, range(done, done + len(systems)), frames.potential, needed=done == 0)
         done += len(systems)
         context.progress(done, frames.count, f"{done} of {frames.count} frames")
         yield Block(data, restart=restart)

@@ -15,8 +15,8 @@ from .lattice.modes import SupercellModes, normal_modes
 from .module import Context
 from .phonon_sampling_config import PhononSampling
 from .phonon_sampling_draw import IMAGINARY, STATUS, TRANSLATION, Draw, points_of, status_of
+from .structure.evaluation import evaluated
 from .structure.frames import structures_dataset
-from .structure.relaxation import evaluated
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -121,8 +121,8 @@ class Frames:
             alone = np.array([self.draw.mode_of(index) for index in indices], dtype=np.int64)
             more["q_index"] = (("frame",), alone[:, 0], {"units": "1"})
             more["mode"] = (("frame",), alone[:, 1] + 1, {"units": "1"})
-        if labels:
-            more |= _joined(labels, systems)
+        if self.potential is not None:
+            more |= self._joined(labels, systems, needed=indices.start == 0)
         return structures_dataset(systems, more, self.attributes())
 
     def _labels(self, potential: Potential, atoms: Atoms, index: int) -> Labels | ComputeFailed:
@@ -131,6 +131,34 @@ class Frames:
         except ComputeFailed as error:
             self.context.logger.warning("frame %d has no energy: %s", index, error.message)
             return error
+
+    def _joined(
+        self, labels: Sequence[Labels | ComputeFailed], systems: Sequence[Atoms], *, needed: bool
+    ) -> dict[str, Any]:
+        """Energies, forces and stresses of some frames; NaN where the model failed.
+
+        Raises
+        ------
+        ComputeFailed
+            If it failed for each of the first frames: it will not do for the others.
+        """
+        good = [found for found in labels if not isinstance(found, ComputeFailed)]
+        failures = [found for found in labels if isinstance(found, ComputeFailed)]
+        if needed and not good:
+            raise failures[0]
+        unknown = {"energy": np.nan, "stress": np.full(6, np.nan)}
+        rows = [
+            {**unknown, "forces": np.full((len(atoms), 3), np.nan)} if isinstance(found, ComputeFailed) else found
+            for found, atoms in zip(labels, systems, strict=True)
+        ]
+        more = {
+            "energy": np.array([row["energy"] for row in rows], dtype=np.float64),
+            "forces": np.concatenate([row["forces"] for row in rows]),
+        }
+        assert self.potential is not None
+        if "stress" in (good[0] if good else self.potential.fresh().implemented_properties):
+            more["stress"] = np.array([row["stress"] for row in rows])
+        return more
 
     def attributes(self) -> dict[str, Any]:
         """What all frames have in common."""
@@ -146,32 +174,6 @@ class Frames:
         if config.amplitude == "legacy_time_propagation":
             found["time_step_fs"] = config.time_step_fs
         return found
-
-
-def _joined(labels: Sequence[Labels | ComputeFailed], systems: Sequence[Atoms]) -> dict[str, Any]:
-    """Energies, forces and stresses of some frames; NaN where the model failed.
-
-    Raises
-    ------
-    ComputeFailed
-        If it failed for each of them.
-    """
-    good = [found for found in labels if not isinstance(found, ComputeFailed)]
-    failures = [found for found in labels if isinstance(found, ComputeFailed)]
-    if not good:
-        raise failures[0]
-    unknown = {"energy": np.nan, "stress": np.full(6, np.nan)}
-    rows = [
-        {**unknown, "forces": np.full((len(atoms), 3), np.nan)} if isinstance(found, ComputeFailed) else found
-        for found, atoms in zip(labels, systems, strict=True)
-    ]
-    more = {
-        "energy": np.array([row["energy"] for row in rows], dtype=np.float64),
-        "forces": np.concatenate([row["forces"] for row in rows]),
-    }
-    if "stress" in good[0]:
-        more["stress"] = np.array([row["stress"] for row in rows])
-    return more
 
 
 def modes_dataset(frames: Frames) -> xr.Dataset:

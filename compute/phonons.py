@@ -191,7 +191,8 @@ def _warn(mesh: xr.Dataset, path: xr.Dataset, residuals: Mapping[str, float], co
     if mesh.attrs["n_imaginary"] or path.attrs["n_imaginary"]:
         lowest = min((mesh, path), key=lambda found: float(found.attrs["lowest_frequency_THz"])).attrs
         context.logger.warning(
-            "imaginary modes: %d on the mesh, %d on the path; the lowest is %.3f THz at q = %s",
+            "imaginary modes: %d on the mesh, %d on the path; the lowest is %.3f THz at q = %s: relax the crystal more "
+            "tightly, also without its symmetry, or take a larger supercell",
             mesh.attrs["n_imaginary"],
             path.attrs["n_imaginary"],
             lowest["lowest_frequency_THz"],

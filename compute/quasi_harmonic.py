@@ -43,7 +43,7 @@ def quasi_harmonic(
     config : QuasiHarmonic
         Settings.
     inputs : mapping
-        ``crystal``: structures; ``model``: a Potential; ``molecules``: any number of structures of free molecules.
+        ``crystal``: structures; ``model``: a Potential; ``molecule``: any number of structures of free molecules.
     context : Context
         For warnings.
 
@@ -96,7 +96,7 @@ class _Study:
         self.config, self.potential, self.context = config, inputs["model"], context
         crystal = atoms_of(inputs["crystal"], config.structure_index)
         check_crystal(crystal)
-        self.molecules: list[Atoms] = given_molecules(inputs.get("molecules") or [], config)
+        self.molecules: list[Atoms] = given_molecules(inputs.get("molecule") or [], config)
         self.unit: FormulaUnit | None = formula_unit(crystal, self.molecules) if self.molecules else None
         self.matrix: list[list[int]] = []
         self.start: Output | None = None
@@ -347,7 +347,7 @@ MODULE = Module(
     name="quasi_harmonic",
     version="1",
     config=QuasiHarmonic,
-    reads={"crystal": One(STRUCTURES), "model": One(POTENTIAL), "molecules": AnyNumber(STRUCTURES)},
+    reads={"crystal": One(STRUCTURES), "model": One(POTENTIAL), "molecule": AnyNumber(STRUCTURES)},
     writes=_outputs,
     function=quasi_harmonic,
     calls=_calls,

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from ..schemas.config import Field
+from ..schemas.config import Field, one_of_one
 from .structure.supercell_config import SupercellSettings
 
 REFERENCE_LABELS = {
@@ -94,14 +94,7 @@ class QuasiHarmonic(SupercellSettings):
         0.01, gt=0, description="Displacement of atoms for the vibrations of a molecule (Angstrom)."
     )
 
-    @field_validator("pressure_GPa", mode="after")
-    @classmethod
-    def _one_of_one(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        if isinstance(value, tuple):
-            if not value:
-                raise ValueError("give at least one value")
-            return value[0] if len(value) == 1 else value
-        return value
+    _one_of_one = field_validator("pressure_GPa", mode="after")(one_of_one)
 
     @field_validator("temperatures_K", mode="after")
     @classmethod

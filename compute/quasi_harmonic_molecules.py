@@ -25,9 +25,10 @@ from .lattice.molecule import GasMolecule, IdealGas, gas_molecule, hessian_items
 from .module import Map, Request
 from .quasi_harmonic_config import QuasiHarmonic
 from .quasi_harmonic_thermodynamics import Row
+from .structure.evaluation import evaluated
 from .structure.frames import atoms_of, iterate_atoms, structures_dataset
 from .structure.molecules import detect_molecules
-from .structure.relaxation import Goal, check_apart, evaluated, relax
+from .structure.relaxation import Goal, check_apart, relax
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -136,8 +136,8 @@ def _result(
 ) -> xr.Dataset:
     import numpy as np
 
+    from .structure.evaluation import evaluated
     from .structure.frames import structures_dataset
-    from .structure.relaxation import evaluated
     from .structure.symmetry import space_group
 
     converged = point.meets(_goal(config))

@@ -143,11 +143,11 @@ class LocalRequests(Requests):
     def _finished(self, pending: Pending) -> Handle:
         plan = pending.plan
         outputs, refs = {}, {}
-        for name in plan.outputs:
+        for name in sorted(plan.outputs):  # as it comes back from the store after a kill
             entry = self._store.entry(plan.key(name))
             load = StoredOutput(StoredInput.of(self._store, entry))
             outputs[name], refs[name] = Output(name, entry.kind, entry.digest, entry.reference, load), entry.ref
-        self._execution.received(CallRef(name=pending.name, run=plan.run_id, outputs=refs))
+        self._execution.received(CallRef(name=pending.name, run=plan.run_id, outputs=dict(sorted(refs.items()))))
         return Handle(pending.name, plan.run_id, outputs)
 
     def finish(self) -> None:

@@ -120,7 +120,9 @@ def work(task: Task) -> tuple[str, str, str]:
     if not task.folder.is_dir():
         return "interrupted", "the campaign was given up", ""
     path = task.folder / f"{task.plan.run_id}-{uuid.uuid4().hex[:12]}.h5"
-    setting = Setting(LinkedStop(lambda: not path.exists()), reporter(task.plan.run_id), base=base)
+    report = reporter(task.plan.run_id)
+    report(0.0, 0.0)
+    setting = Setting(LinkedStop(lambda: not path.exists()), report, base=base)
     with (
         limited_threads(task.needs.get("threads")),
         watchdog(task.time_limit_s, path.with_name(path.name + STUCK)),

@@ -21,6 +21,7 @@ Loss = Literal[
     "weighted", "ef", "forces_only", "virials", "stress", "huber", "universal", "l1l2energyforces",
     "energy_forces_dipole",
 ]  # fmt: skip
+IRREPS = r"^\d+x\d+[eo]( ?\+ ?\d+x\d+[eo])*$"
 LAYERS = ("embedding_lr_factor", "interactions_lr_factor", "products_lr_factor", "readouts_lr_factor")
 
 
@@ -45,7 +46,7 @@ class Architecture(Config):
         "RealAgnosticResidualInteractionBlock",
         description="Block of the first layer; the model MACE takes one without Residual in its name.",
     )
-    MLP_irreps: str = Field("16x0e", description="Hidden features of the last readout.")
+    MLP_irreps: str = Field("16x0e", pattern=IRREPS, description="Hidden features of the last readout, as 16x0e.")
     gate: Literal["silu", "tanh", "abs", "None"] = Field("silu", description="Nonlinearity of the last readout.")
     pair_repulsion: bool = Field(False, description="Add the repulsion of Ziegler, Biersack and Littmark.")
     distance_transform: Literal["None", "Agnesi", "Soft"] = Field(
@@ -56,7 +57,9 @@ class Architecture(Config):
     use_so3: bool = Field(False, description="Rotations only, without inversion.")
     use_agnostic_product: bool = Field(False, description="Products that do not depend on the element.")
     use_last_readout_only: bool = Field(False, description="Read energies from the last layer alone.")
-    edge_irreps: str | None = Field(None, description="Features of the edges; null: those of the nodes.")
+    edge_irreps: str | None = Field(
+        None, pattern=IRREPS, description="Features of the edges, as 16x0e + 16x1o; null: those of the nodes."
+    )
     use_edge_irreps_first: bool = Field(False, description="Use edge_irreps in the first layer too.")
     scaling: Literal["rms_forces_scaling", "std_scaling", "no_scaling"] = Field(
         "rms_forces_scaling", description="What the energies of interaction are scaled by."
@@ -183,6 +186,8 @@ class Training(Architecture, FineTuning):
             raise ValueError("the model EnergyDipolesMACE and the loss energy_forces_dipole go together")
         if self.model == "EnergyDipolesMACE" and self.max_L < 1:
             raise ValueError("a model of dipoles needs max_L of 1 or more")
+        if self.model == "ScaleShiftMACE" and self.scaling == "no_scaling":
+            raise ValueError("the model ScaleShiftMACE needs a scaling, which also gives the shift")
         if self.start_swa is not None and not self.swa:
             raise ValueError("start_swa needs swa = true")
         if self.swa and self.loss == "forces_only":

@@ -187,7 +187,9 @@ def _foundation_energies(foundation: Any) -> dict[int, float]:
 
 
 def _groups(dataset: xr.Dataset, split: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Frames that stay together: neighbours in one source that the set put into one split."""
+    """Frames that stay together: groups of the set, or neighbours in one source that it put into one split."""
+    if "group" in dataset:
+        return dataset["group"].to_numpy().astype(np.int64)
     if "source" not in dataset:
         return np.arange(len(split), dtype=np.int64)
     source, frame = dataset["source"].to_numpy(), dataset["source_frame"].to_numpy()

@@ -33,7 +33,7 @@ from mace.tools.scripts_utils import (
     remove_pt_head,
 )
 from mace.tools.train import SWAContainer
-from torch_ema import ExponentialMovingAverage  # type: ignore[import-untyped]
+from torch_ema import ExponentialMovingAverage
 
 from ..schemas.errors import InvalidConfig, InvalidData
 from .potentials.checkpoint import StoredModel, quiet
@@ -264,7 +264,11 @@ def _loaders(
     )
     valid = {
         head.head_name: torch_geometric.dataloader.DataLoader(
-            dataset=graphs(head.valid), batch_size=args.valid_batch_size, shuffle=False, drop_last=False
+            dataset=graphs(head.valid),
+            batch_size=args.valid_batch_size,
+            shuffle=False,
+            drop_last=False,
+            generator=torch.Generator().manual_seed(seed),
         )
         for head in heads
     }

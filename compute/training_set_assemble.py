@@ -158,8 +158,8 @@ class Assembly:
         if found:
             worst = min(found, key=lambda leak: leak.distance)
             self.context.logger.warning(
-                "%d frames of validation and test are near-identical to frames of an earlier split: for example %s "
-                "and %s differ by %.4f Angstrom; split_by = time_block or trajectory keeps neighbours in time together",
+                "near-identical frames in different splits: %d of validation and test; for example %s and %s differ by "
+                "%.4f Angstrom; split_by = time_block or trajectory keeps neighbours in time together",
                 len(found),
                 self._where(worst.frame),
                 self._where(worst.twin),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..schemas.errors import InvalidData
 from .structure.ragged import FrameBlock, frame_blocks, frame_sizes
 from .training_set_levels import Level
-from .training_set_split import fingerprint
+from .training_set_split import fingerprint, order_matters
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -169,7 +169,7 @@ def _largest_forces(block: FrameBlock) -> Floats:
     if "forces" not in block.values:
         return np.full(len(block.n_atoms), np.nan)
     norms = np.linalg.norm(block.values["forces"], axis=1)
-    return np.array([norms[block.starts[i] : block.starts[i] + n].max() for i, n in enumerate(block.n_atoms)])
+    return np.asarray(np.maximum.reduceat(norms, block.starts), dtype=np.float64)
 
 
 def _compositions(block: FrameBlock, names: dict[bytes, int], formulas: dict[str, int]) -> Integers:
@@ -206,7 +206,7 @@ def _describe(
         digests.append(hasher.digest())
         if prints:
             found.append(fingerprint(numbers, positions, read["cell"][i], read["pbc"][i]))
-            order = np.sort(numbers) if len(numbers) <= 32 else numbers
+            order = numbers if order_matters(numbers) else np.sort(numbers)
             alike.append(order.tobytes() + read["pbc"][i].tobytes())
 
 

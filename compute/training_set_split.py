@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 _NEIGHBOURS = 4
 _REACH = 6.0
 _MOST_ATOMS = 32
+_MOST_ALIKE = 8
 _AT_ONCE = 512
 
 
@@ -75,7 +76,7 @@ def divide(group: Integers, shares: tuple[float, float], rng: np.random.Generato
 
 
 def fingerprint(numbers: Integers, positions: Floats, cell: Floats, pbc: NDArray[Any]) -> NDArray[np.float32]:
-    """Distances (Angstrom) of atoms to their four nearest neighbours, periodic images counted.
+    """Distances (Angstrom) of atoms to their four nearest neighbours (or all, in a smaller molecule), with images.
 
     Parameters
     ----------
@@ -85,9 +86,9 @@ def fingerprint(numbers: Integers, positions: Floats, cell: Floats, pbc: NDArray
     Returns
     -------
     array (distances,)
-        Of at most 32 atoms, evenly spread. Of up to 32 atoms, all count and stand by element, each distance sorted
-        over the atoms, so that the order of the atoms does not matter. Neither turning nor moving the structure does.
-        Neighbours beyond 6 Angstrom count as 6 Angstrom away.
+        Of at most 32 atoms, evenly spread. Turning or moving the structure does not matter, nor does the order of the
+        atoms where ``order_matters`` is false: each distance is then sorted over the atoms of an element. Neighbours
+        beyond 6 Angstrom count as 6 Angstrom away.
     """
     from scipy.spatial import cKDTree
 
@@ -96,13 +97,25 @@ def fingerprint(numbers: Integers, positions: Floats, cell: Floats, pbc: NDArray
     everything, centres = positions, positions
     if pbc.any():
         everything, centres = _images(positions, cell, pbc.astype(bool))
-    found, _ = cKDTree(everything).query(centres[mine], k=_NEIGHBOURS + 1, distance_upper_bound=_REACH)
-    distances = np.minimum(found[:, 1:], _REACH)
-    if count <= _MOST_ATOMS:
+    nearest = _NEIGHBOURS if pbc.any() else min(_NEIGHBOURS, count - 1)
+    if not nearest:
+        return np.zeros(0, dtype=np.float32)
+    places = np.arange(2, nearest + 2)  # the first is the atom itself
+    found, _ = cKDTree(everything).query(centres[mine], k=places, distance_upper_bound=_REACH)
+    distances = np.minimum(found, _REACH)
+    if not order_matters(numbers):
         parts = [np.sort(distances[numbers == number], axis=0) for number in np.unique(numbers)]
         distances = np.concatenate(parts)
     flat: NDArray[np.float32] = distances.astype(np.float32).ravel()
     return flat
+
+
+def order_matters(numbers: Integers) -> bool:
+    """Whether fingerprints are those of atoms in their order: of more than 32 atoms, or more than 8 of an element.
+
+    Sorted distances of many equal atoms are nearly the same in all frames, whatever each atom does.
+    """
+    return len(numbers) > _MOST_ATOMS or int(np.bincount(numbers).max()) > _MOST_ALIKE
 
 
 def _images(positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> tuple[Floats, Floats]:

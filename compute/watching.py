@@ -25,10 +25,10 @@ class Watcher:
         """Take note of where work runs, once something runs."""
 
     def began(self, result: StepResult) -> None:
-        """Take note of a step that begins."""
+        """Take note of a step that begins, or waits for a worker; once it computes, ``moved`` says so."""
 
     def moved(self, key: str, done: float, total: float, text: str) -> None:
-        """Take note of how far a step is."""
+        """Take note of how far a step is; a total of 0 says only that it computes."""
 
     def ended(self, result: StepResult) -> None:
         """Take note of a step that ended, was up to date, or is left out."""

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from .errors import InvalidConfig, nearest
 
-__all__ = ["Config", "Field", "alternatives", "horizon", "later", "nested_config"]
+__all__ = ["Config", "Field", "alternatives", "horizon", "later", "nested_config", "one_of_one"]
 
 
 def horizon(default: Any, *, description: str, **bounds: Any) -> Any:
@@ -29,6 +29,15 @@ def later(default: Any, *, description: str, **bounds: Any) -> Any:
     While it has its default it stays out of the identity of a run, so that runs made before are still found.
     """
     return Field(default, description=description, json_schema_extra={"later": True}, **bounds)
+
+
+def one_of_one(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    """A validator for fields of one or several values: one value in a list is that value."""
+    if not isinstance(value, tuple):
+        return value
+    if not value:
+        raise ValueError("give at least one value")
+    return value[0] if len(value) == 1 else value
 
 
 class Config(BaseModel):

@@ -110,6 +110,10 @@ class NotAStore(H5mlError):
     exit_code = 6
 
 
+class NotMadeYet(NotAStore):
+    """The making of the store was broken off, or goes on at this moment."""
+
+
 class StoreDamaged(H5mlError):
     """The store's bytes are not what h5ml wrote."""
 

@@ -163,4 +163,39 @@ CHECKPOINT = Kind(
     "checkpoint", "A model: its tensors as variables, and the JSON description that rebuilds it.", open=True
 )
 
-EVALUATION = Kind("evaluation", "Errors of a model against labels.", open=True)
+GROUP = "group"
+
+EVALUATION = Kind(
+    "evaluation",
+    "Errors of a model against labels: in all and by group, with what a parity plot draws.",
+    (
+        V(
+            "group_type",
+            (GROUP,),
+            dtype="text",
+            required=False,
+            description="all, split, source, composition, element.",
+        ),
+        V("group_name", (GROUP,), dtype="text", required=False, description="Which one."),
+        V("n_frames", (GROUP,), dtype="int", required=False, description="Frames that count."),
+        V("n_atoms", (GROUP,), dtype="int", required=False, description="Atoms whose forces count."),
+        *(
+            V(
+                f"{quantity}_{measure}",
+                (GROUP,),
+                unit,
+                required=False,
+                finite=False,
+                description=f"{words} of {what}; NaN where there is none.",
+            )
+            for quantity, unit, what in (
+                ("energy", "eV", "the energy per atom"),
+                ("force", "eV/Angstrom", "the components of the forces"),
+                ("stress", "eV/Angstrom^3", "the components of the stress"),
+            )
+            for measure, words in (("mae", "Mean absolute error"), ("rmse", "Root mean square error"))
+        ),
+    ),
+    version=2,
+    open=True,
+)

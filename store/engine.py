@@ -155,6 +155,10 @@ class Engine(ABC):
     def make(self) -> None:
         """Make a new, empty store; refuses where something lies already (``KeyTaken``)."""
 
+    def is_unmade(self) -> bool:
+        """Whether nothing lies here yet but what ``make`` left when it was killed, or is about to finish."""
+        return False
+
     @abstractmethod
     def reading(self) -> AbstractContextManager[Reader]:
         """Open a view of the last committed state for a short time."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..schemas.errors import H5mlError, KeyTaken, LockTimeout, NotAStore
+from ..schemas.errors import H5mlError, KeyTaken, LockTimeout, NotAStore, NotMadeYet
 from .disk import RealDisk
 from .engine import Array, Engine, Reader, RowReader, Writer
 from .hdf5_keeper import Keeper
@@ -65,6 +65,16 @@ class HDF5Engine(Engine):
             if isinstance(error, H5mlError):
                 raise
             raise write_failed(self.path, "making", error) from error
+
+    def is_unmade(self) -> bool:
+        """Whether the file holds nothing at all: no object, no attribute."""
+        try:
+            with self._keeper.reading() as session:
+                return session.reader.is_bare
+        except NotMadeYet:
+            return True
+        except NotAStore:
+            return False
 
     def _is_taken(self) -> bool:
         """Whether there is a file, other than one that a killed process was about to make."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5p, h5s, h5t
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from ..schemas.canonical import Attribute, canonical_attributes
 from ..schemas.errors import H5mlError, InvalidData, InvalidKey, KeyTaken, StoreDamaged, UnknownKey
@@ -61,6 +61,12 @@ class HDF5Reader:
             raise
         except FAULTS as error:
             raise self.damaged(path, error) from error
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing lies in the file."""
+        with self.telling("/"):
+            return bool(self._root.get_num_objs() == 0 and h5a.get_num_attrs(self._root) == 0)
 
     def groups(self) -> Iterator[str]:
         """Paths of all leaf groups."""

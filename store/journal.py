@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..schemas.errors import H5mlError, LockTimeout, NotAStore, StoreDamaged, StoreWriteFailed
+from ..schemas.errors import H5mlError, LockTimeout, NotAStore, NotMadeYet, StoreDamaged, StoreWriteFailed
 from .disk import Bytes, Disk, RealDisk, read_full, write_full
 from .lock import holders, raise_lock, shared_lock
 from .pages import Pages, write_failed
@@ -134,7 +134,7 @@ class PagedFile(Pages):
         if self._physical > len(NEW_MARK) and not head.startswith(NEW_MARK):
             raise NotAStore("this is no HDF5 file", key=self.path, found="zeros")
         if not self.writable:
-            raise NotAStore("nothing was committed to this store yet", key=self.path)
+            raise NotMadeYet("nothing was committed to this store yet", key=self.path)
         self._settle(0, 0)
         if not head.startswith(NEW_MARK):
             write_full(self._disk, self._fd, NEW_MARK, 0)

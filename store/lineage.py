@@ -159,7 +159,7 @@ def _follow_down(catalogue: Catalogue, entry: Entry, graph: Graph, depth: int | 
             continue
         seen.add(current.reference)
         for run, label in readers.get(current.reference, []):
-            node = run_node(catalogue, run)
+            node = graph.nodes.get(run.id) or run_node(catalogue, run)
             graph.link(entry_node(current), node, label)
             for child in made.get(run.id, []):
                 graph.link(node, entry_node(child), _output_name(run, child))

@@ -62,7 +62,12 @@ def open_store(location: str | Path, *, make: bool = False) -> Store:
     try:
         _ = store.catalogue
     except NotAStore:
-        if make and not is_local:
-            return Store.make(engine)
-        raise
+        if not make or (is_local and not engine.is_unmade()):
+            raise
+        return Store.make(engine, again=is_local)
     return store
+
+
+def is_unmade(location: str | Path) -> bool:
+    """Whether the making of a store was broken off, or goes on at this moment."""
+    return engine_for(location).is_unmade()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from ..schemas.errors import H5mlError, StoreDamaged, UnknownKey
+from ..schemas.errors import H5mlError, KeyTaken, StoreDamaged, UnknownKey
 from ..schemas.key import Key
 from ..schemas.kind import Kind
 from ..schemas.run import Run
@@ -52,8 +52,15 @@ class Store:
         self._unfinished = False
 
     @classmethod
-    def make(cls, engine: Engine) -> Self:
+    def make(cls, engine: Engine, *, again: bool = False) -> Self:
         """Make a new, empty store.
+
+        Parameters
+        ----------
+        engine : Engine
+            Where.
+        again : bool
+            Whether to finish what another process had begun, or has finished meanwhile.
 
         Raises
         ------
@@ -62,8 +69,17 @@ class Store:
         """
         import uuid
 
-        engine.make()
-        engine.transact(lambda writer: log.make_log(writer, uuid.uuid4().hex), message="make the store")
+        try:
+            engine.make()
+        except KeyTaken:
+            if not again:
+                raise
+
+        def make_log(writer: Writer) -> None:
+            if not writer.exists(log.LOG_PATH):
+                log.make_log(writer, uuid.uuid4().hex)
+
+        engine.transact(make_log, message="make the store")
         return cls(engine)
 
     def __getstate__(self) -> dict[str, Any]:

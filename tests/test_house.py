@@ -59,8 +59,8 @@ LIBRARIES = ("compute/structure", "compute/lattice", "compute/levels")
 RUNNERS = {
     f"compute/{name}"
     for name in (
-        "__init__ bunches campaign commit crew execution foresight graph identity inputs maps plan registry replay requests "
-        "runner scheduler signals staging standing take_over watching workers"
+        "__init__ bunches campaign commit crew execution foresight graph identity inputs maps plan registry replay "
+        "requests runner scheduler signals staging standing take_over watching workers"
     ).split()
 }
 

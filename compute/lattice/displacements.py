@@ -10,7 +10,8 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from ...schemas.errors import ComputeFailed, InvalidConfig, InvalidData
+from ...schemas.errors import InvalidConfig, InvalidData
+from ..structure.evaluation import evaluated
 from ..structure.frames import structures_dataset
 from ..structure.relaxation import check_apart
 from .force_constants import quiet_phonopy
@@ -60,7 +61,7 @@ def check_crystal(atoms: Atoms) -> None:
             "Phonons need a crystal that is periodic in three directions.",
             expected="periodic: [True, True, True] and a cell with a volume",
             found=f"periodic: {atoms.pbc.tolist()}, cell of rank {atoms.cell.rank}",
-            hint="choose a crystal; a molecule belongs to `quasi_harmonic` of its crystal, as one of `molecules`",
+            hint="choose a crystal; the vibrations of a molecule come with `quasi_harmonic` of its crystal (molecule)",
         )
     check_apart(atoms)
 
@@ -172,26 +173,9 @@ def evaluate_cell(item: DisplacedCell) -> xr.Dataset:
     ComputeFailed
         If the potential has no forces, fails, or gives a number that is not finite.
     """
-    from ase.calculators.calculator import CalculatorError, PropertyNotImplementedError
-
     atoms = Atoms(numbers=item.numbers, positions=item.positions, cell=item.cell, pbc=True)
-    atoms.calc = item.potential.fresh()
-    try:
-        forces, energy = atoms.get_forces(), float(atoms.get_potential_energy())
-    except (PropertyNotImplementedError, NotImplementedError) as error:
-        raise ComputeFailed(
-            "The model gives no forces or energies for this crystal.",
-            key=item.potential.spec,
-            expected="energies and forces",
-            found=f"{type(error).__name__}: {error}",
-            hint="phonons need forces; choose another model",
-        ) from None
-    except CalculatorError as error:
-        raise ComputeFailed("The engine failed.", key=item.potential.spec, found=error) from None
-    if not (np.isfinite(energy) and np.isfinite(forces).all()):
-        raise ComputeFailed("The model gives forces that are not finite.", key=item.potential.spec)
-    atoms.calc = None
-    return structures_dataset([atoms], {"energy": np.array([energy]), "forces": forces})
+    found = evaluated(atoms, item.potential, stress=False)
+    return structures_dataset([atoms], {"energy": np.array([found["energy"]]), "forces": found["forces"]})
 
 
 def fit_force_constants(

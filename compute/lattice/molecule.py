@@ -111,7 +111,7 @@ def hessian_rows(item: Mapping[str, Any]) -> xr.Dataset:
     """
     import xarray as xr
 
-    from ..structure.relaxation import evaluated
+    from ..structure.evaluation import evaluated
 
     rows = np.zeros((3, 3 * len(item["atoms"])))
     for direction in range(3):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...schemas.errors import InvalidConfig, MissingPackage
+from ...schemas.errors import H5mlError, InvalidConfig, MissingPackage
 from .aims_library import RESULTS
 from .external import (
     OutOfTime,
@@ -184,6 +184,8 @@ class AimsLevel(Level):
         try:
             calculator.calculate(atoms, sorted(properties), ["positions"])
             found = dict(calculator.results)
+        except H5mlError:
+            raise
         except Exception as error:  # noqa: BLE001 - a broken connection shows in many ways
             text = (folder / _OUTPUT).read_text(errors="replace") if (folder / _OUTPUT).exists() else ""
             status = SCF_FAILED if _is_unconverged(text) else FAILED

@@ -7,6 +7,7 @@ import inspect
 import os
 import shlex
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 from ...schemas.errors import H5mlError, InvalidConfig
 from ..potentials.ase_engine import ase_potential
 from ..potentials.registry import EngineRequest
-from .external import OutOfTime, TimedProfile, check_command, end, tail, threads_of_children, version_of
+from .external import OutOfTime, TimedProfile, check_command, end, line_with, tail, threads_of_children, version_of
 from .level import SCF_FAILED, Capabilities, Level, Outcome, System, failed, mesh_of
 from .level_config import LevelSettings
 from .results import outcome_of, said
@@ -112,8 +113,9 @@ class AseLevel(Level):
         except Exception as error:  # noqa: BLE001 - a foreign calculator may fail in any way
             problem = error
         text = tail(folder, _OUTPUTS)
-        if any(sign in text for sign in _UNCONVERGED):
-            return failed(text, SCF_FAILED)
+        unconverged = line_with(folder, _OUTPUTS, _UNCONVERGED)
+        if unconverged:
+            return failed(f"{text}\n{unconverged}", SCF_FAILED)
         if problem is not None:
             return failed(f"{text}\n{said(problem)}")
         return outcome_of(found, properties)
@@ -221,7 +223,8 @@ def _cp2k_shell(
     finally:
         timer.cancel()
         calculator._shell.isready = calculator._shell.isready and process.poll() is None  # noqa: SLF001
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # it says that it ends the program
             calculator.close()
         end(process)
 

@@ -187,6 +187,16 @@ def tail(folder: Path, names: Sequence[str]) -> str:
     return "\n".join(texts)
 
 
+def line_with(folder: Path, names: Sequence[str], signs: Sequence[str]) -> str:
+    """The last line of a program's output that holds one of some signs; empty where none does."""
+    lines = [line for name in names if (folder / name).is_file() for line in _lines(folder / name)]
+    return next((line.strip() for line in reversed(lines) if any(sign in line for sign in signs)), "")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()
+
+
 def _has_group(number: int) -> bool:
     try:
         os.killpg(number, 0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _SHAPES = {"forces": (3,), "stress": (6,), "dipole": (3,), "charges": ()}
+_WITH_THREADS = frozenset({"torch", "pyscf", "tblite", "sklearn"})
 _BY_ATOM = frozenset({"positions", "atomic_numbers", "forces", "charges"})
 
 
@@ -89,7 +93,7 @@ class Labelling:
             if identity not in found:
                 label = known.get(identity)
                 task = Task(self.level, system, identity, self.properties, self.limits)
-                found[identity] = task if label is None else joined([label])
+                found[identity] = task if label is None else _single(label)
         return found
 
 
@@ -110,7 +114,8 @@ def label_frame(task: Task | xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        One frame of the kind ``labels``. A calculation that fails gives a status, NaN and the end of its output.
+        The variables of one frame of the kind ``labels``. A calculation that fails gives a status, NaN and the end of
+        its output.
 
     Notes
     -----
@@ -132,28 +137,43 @@ def label_frame(task: Task | xr.Dataset) -> xr.Dataset:
         "reused_from": "",
         "wall_time": time.perf_counter() - began,
     }
-    return joined([row])
+    return _single(row)
 
 
 def _attempted(task: Task) -> tuple[Outcome, int, str]:
     """The outcome of the first attempt that converged, or of the last; its number, and what went wrong."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     wanted = task.system.meaningful(frozenset(task.properties))
     outcome, attempt = Outcome(FAILED), 0
     told: list[str] = []
+    loaded = frozenset(_WITH_THREADS & set(sys.modules))
     for attempt, changes in enumerate(task.level.attempts()):
-        with (
-            threadpool_limits(task.level.settings.threads),
-            tempfile.TemporaryDirectory(prefix="h5ml-label-") as folder,
-        ):
-            outcome = task.level.compute(task.system, wanted, changes, Path(folder))
+        with _controller(loaded).limit(limits=task.level.settings.threads), _folder(task.level) as folder:
+            outcome = task.level.compute(task.system, wanted, changes, folder)
         outcome = judged(outcome, task.limits, len(task.system.numbers))
         if outcome.message:
             told.append(f"attempt {attempt}: {outcome.message}")
         if outcome.status != SCF_FAILED:
             break
     return outcome, attempt, "\n".join(told) if outcome.status != DONE else ""
+
+
+@contextlib.contextmanager
+def _folder(level: Level) -> Iterator[Path]:
+    """An empty folder for the files of an engine, where it writes any."""
+    if not level.writes_files:
+        yield Path()
+        return
+    with tempfile.TemporaryDirectory(prefix="h5ml-label-") as name:
+        yield Path(name)
+
+
+@functools.cache
+def _controller(loaded: frozenset[str]) -> Any:
+    """The thread pools of this process; looking for them takes as long as a small calculation."""
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    del loaded  # others came with these libraries
+    return ThreadpoolController()
 
 
 def judged(outcome: Outcome, limits: Limits, n_atoms: int) -> Outcome:
@@ -218,14 +238,33 @@ def joined(
     return LABELS.dataset(values, attributes)
 
 
-def split(dataset: xr.Dataset, frames: Iterable[int], names: Collection[str]) -> list[dict[str, Any]]:
+def _single(row: Mapping[str, Any]) -> xr.Dataset:
+    """One row as a bare dataset, to travel; it is checked when it is joined with others."""
+    import xarray as xr
+
+    variables: dict[str, Any] = {}
+    for name, value in row.items():
+        variable = LABELS.variable(name)
+        assert variable is not None
+        array = np.asarray(value if name in _BY_ATOM else [value], dtype=object if isinstance(value, str) else None)
+        variables[name] = xr.Variable(variable.dims, array)
+    return xr.Dataset(variables)
+
+
+def split(dataset: xr.Dataset, frames: Sequence[int], names: Iterable[str]) -> list[dict[str, Any]]:
     """Rows of a dataset of labels; the inverse of ``joined``."""
-    ends = np.cumsum(dataset["n_atoms"].to_numpy())
-    arrays = {name: dataset[name].to_numpy() for name in names if name in dataset}
+    counts = dataset["n_atoms"].to_numpy()
+    ends = np.cumsum(counts)
+    low, high = min(frames), max(frames) + 1
+    first_atom = int(ends[low] - counts[low])
+    part = dataset.isel(frame=slice(low, high))
+    if "atom" in dataset.sizes:
+        part = part.isel(atom=slice(first_atom, int(ends[high - 1])))
+    arrays = {name: part[name].to_numpy() for name in names}
     rows = []
     for frame in frames:
-        atoms = slice(int(ends[frame - 1]) if frame else 0, int(ends[frame]))
-        rows.append({name: array[atoms] if name in _BY_ATOM else array[frame] for name, array in arrays.items()})
+        atoms = slice(int(ends[frame] - counts[frame]) - first_atom, int(ends[frame]) - first_atom)
+        rows.append({name: array[atoms] if name in _BY_ATOM else array[frame - low] for name, array in arrays.items()})
     return rows
 
 
@@ -246,9 +285,7 @@ _CARRIED = (
 ).split()
 
 
-def find_known(
-    stored: Iterable[tuple[str, xr.Dataset]], wanted: Collection[str], properties: Collection[str], limits: Limits
-) -> dict[str, dict[str, Any]]:
+class Known:
     """Labels that were computed before.
 
     Parameters
@@ -262,32 +299,53 @@ def find_known(
     limits : Limits
         What counts as absurd now.
 
-    Returns
-    -------
-    dict
-        Identity to row. Only labels that converged and have all properties: those that failed are tried again.
+    Notes
+    -----
+    Only labels that converged and have all properties count: those that failed are tried again. Identities are read
+    once; the labels themselves when they are taken.
     """
-    left = set(wanted)
-    columns = {*_CARRIED, *properties}
-    found: dict[str, dict[str, Any]] = {}
-    for reference, dataset in stored:
-        if not left:
-            break
-        if not columns <= {str(name) for name in dataset.variables}:
-            continue
-        status = dataset["status"].to_numpy()
-        names = dataset["identity"].to_numpy().astype(str)
-        here: dict[str, int] = {}
-        for at in np.flatnonzero(np.isin(status, (DONE, ABSURD))).tolist():
-            if names[at] in left:
-                here.setdefault(str(names[at]), at)
-        if not here:
-            continue
-        for identity, row in zip(here, split(dataset, here.values(), columns), strict=True):
-            if _has(row, properties):
-                found[identity] = _taken(row, f"{reference} frame {here[identity]}", limits)
-                left.discard(identity)
-    return found
+
+    def __init__(
+        self,
+        stored: Iterable[tuple[str, xr.Dataset]],
+        wanted: Collection[str],
+        properties: Collection[str],
+        limits: Limits,
+    ) -> None:
+        self._properties, self._limits = tuple(properties), limits
+        self._stored: list[tuple[str, xr.Dataset]] = []
+        self._places: dict[str, list[tuple[int, int]]] = {}
+        looked_for = set(wanted)
+        for reference, dataset in stored:
+            if not {*_CARRIED, *properties} <= {str(name) for name in dataset.variables}:
+                continue
+            names = dataset["identity"].to_numpy()
+            for frame in np.flatnonzero(np.isin(dataset["status"].to_numpy(), (DONE, ABSURD))).tolist():
+                if names[frame] in looked_for:
+                    self._places.setdefault(str(names[frame]), []).append((len(self._stored), frame))
+            self._stored.append((reference, dataset))
+
+    def take(self, identities: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The rows of those that are known, by identity."""
+        left = {identity: list(self._places[identity]) for identity in identities if identity in self._places}
+        found: dict[str, dict[str, Any]] = {}
+        while left:
+            chosen = {identity: places.pop(0) for identity, places in left.items()}
+            rows = self._read(chosen)
+            found |= {identity: row for identity, row in rows.items() if _has(row, self._properties)}
+            left = {identity: places for identity, places in left.items() if identity not in found and places}
+        return found
+
+    def _read(self, chosen: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Any]]:
+        """Rows at some places, key by key."""
+        found: dict[str, dict[str, Any]] = {}
+        for number in sorted({number for number, _ in chosen.values()}):
+            reference, dataset = self._stored[number]
+            here = {identity: frame for identity, (where, frame) in chosen.items() if where == number}
+            rows = split(dataset, list(here.values()), (*_CARRIED, *self._properties))
+            for (identity, frame), row in zip(here.items(), rows, strict=True):
+                found[identity] = _taken(row, f"{reference} frame {frame}", self._limits)
+        return found
 
 
 def _taken(row: dict[str, Any], where: str, limits: Limits) -> dict[str, Any]:

@@ -184,6 +184,9 @@ class Level(ABC):
     fallbacks: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """What is tried where the field does not converge, unless the user says."""
 
+    writes_files: ClassVar[bool] = True
+    """Whether it needs a folder."""
+
     def __init__(self, settings: LevelSettings) -> None:
         self.settings = settings
         self._check_fallbacks()
@@ -217,7 +220,7 @@ class Level(ABC):
         changes : mapping
             Keywords of a fallback.
         folder : pathlib.Path
-            An empty folder for its files.
+            An empty folder for its files, where it writes any.
 
         Returns
         -------

@@ -24,6 +24,7 @@ class PotentialLevel(Level):
         The teacher.
     """
 
+    writes_files: ClassVar = False
     helps: ClassVar = frozenset[str]()
 
     def __init__(self, settings: LevelSettings, potential: Potential | None) -> None:

@@ -80,6 +80,8 @@ class PyscfLevel(Level):
                 return f"{self.settings.method_name} of periodic structures: LDA and GGA functionals only"
             if self.settings.dispersion is not None:
                 return "dispersion of periodic structures"
+            if self.settings.spin_treatment == "restricted" and system.multiplicity != 1:
+                return f"multiplicity {system.multiplicity} of a periodic structure with spin_treatment = restricted"
             if system.charge:
                 return f"the charge {system.charge:+d} of a periodic structure"
         basis = self._basis(system)
@@ -184,6 +186,9 @@ class PyscfLevel(Level):
         points = cell.make_kpts(mesh_of(self.settings.kpts, system.cell))
         mean_field = (dft.KUKS if self._is_open(system) else dft.KRKS)(cell, points)
         mean_field.xc = self.settings.method_name
+        if self._is_open(system):  # PySCF counts electrons and spin over all k-points together
+            electrons, unpaired = cell.tot_electrons(len(points)), cell.spin * len(points)
+            mean_field.nelec = ((electrons + unpaired) // 2, (electrons - unpaired) // 2)
         if "smearing_Ha" in keywords:
             mean_field = mean_field.smearing(sigma=keywords["smearing_Ha"])
         return mean_field

@@ -21,6 +21,7 @@ _ALL = frozenset({"energy", "forces", "dipole", "charges"})
 class TbliteLevel(Level):
     """GFN1-xTB, GFN2-xTB and relatives; bits repeat with one thread."""
 
+    writes_files: ClassVar = False
     helps: ClassVar = frozenset({"max_iterations", "mixer", "mixer_memory", "mixer_damping", "guess"})
     fallbacks: ClassVar = (MappingProxyType({"mixer_damping": 0.1, "max_iterations": 1000}),)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -219,7 +220,7 @@ def checkpoint_of(potential: Potential) -> Checkpoint:
     if isinstance(potential.build, _Build):
         return potential.build.checkpoint
     module = potential.module().module
-    with mace_guard():
+    with mace_guard(), quiet():
         from .checkpoint_models import described
 
         return Checkpoint((described(module),))
@@ -301,12 +302,13 @@ def _learned(calculator: Calculator) -> LearnedModel:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what mace-torch tells the root logger below warnings out of the user's log."""
+    """Keep what mace-torch tells the root logger, and what torch warns mace-torch of, out of the user's log."""
     logger = logging.getLogger()
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logger.setLevel(before)
 

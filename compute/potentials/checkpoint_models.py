@@ -24,6 +24,7 @@ CLASSES = MappingProxyType(
     {cls.__name__: cls for cls in (modules.MACE, modules.ScaleShiftMACE, modules.EnergyDipolesMACE)}
 )
 MODEL_TYPES = MappingProxyType({"MACE": "MACE", "ScaleShiftMACE": "MACE", "EnergyDipolesMACE": "EnergyDipoleMACE"})
+_RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 _BLOCKS = ("interaction_cls", "interaction_cls_first")
 _SCALED = ("atomic_inter_scale", "atomic_inter_shift")
@@ -120,24 +121,35 @@ def default_dtype(name: str) -> Iterator[None]:
 
 
 class _Read:
-    """A model for ``extract_config_mace_model``, which knows classes by name and reads a scale of each."""
+    """An object with other attributes in front of its own."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module = module
-        self.scale_shift = ScaleShiftBlock(1.0, 0.0)
+    def __init__(self, behind: Any, **front: Any) -> None:
+        self.__dict__.update(front)
+        self._behind = behind
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+        return getattr(self._behind, name)
 
 
-_Read.__name__ = "ScaleShiftMACE"
+class ScaleShiftMACE(_Read):
+    """A model as ``extract_config_mace_model`` can read it.
+
+    It knows classes by their names, and wants a scale and Bessel functions, which not all models have.
+    """
+
+    def __init__(self, module: Any) -> None:
+        radial = module.radial_embedding
+        functions = _Read(radial.bessel_fn, bessel_weights=range(radial.out_dim))
+        scale = getattr(module, "scale_shift", None) or ScaleShiftBlock(1.0, 0.0)
+        super().__init__(module, scale_shift=scale, radial_embedding=_Read(radial, bessel_fn=functions))
 
 
 def _arguments(module: Any) -> dict[str, Any]:
     """Arguments of the constructor as JSON."""
     scaled = isinstance(module, modules.ScaleShiftMACE)
-    readable: Any = module if scaled else _Read(module)
+    readable: Any = ScaleShiftMACE(module)
     found = dict(extract_config_mace_model(readable))
+    found["radial_type"] = _RADIAL[type(module.radial_embedding.bessel_fn).__name__]
     if found.pop("cueq_config") is not None:
         raise InvalidData(
             "This model was converted to the cuEquivariance back end.",
@@ -151,7 +163,7 @@ def _arguments(module: Any) -> dict[str, Any]:
         found = {name: value for name, value in found.items() if name not in _NOT_OF_DIPOLES}
         last: Any = module.readouts[-1]
         found["MLP_irreps"] = last.hidden_irreps
-        found["gate"] = last.equivariant_nonlin.act_gates.acts[0].f
+        found["gate"] = last.equivariant_nonlin._act_scalar  # noqa: SLF001 - it shows nowhere else
     if found["num_interactions"] == 1:
         # the only layer keeps scalars alone; which others were asked for shows nowhere, and changes nothing
         found["hidden_irreps"] = o3.Irreps(str(module.products[0].linear.irreps_out))

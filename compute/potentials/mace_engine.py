@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -47,8 +49,8 @@ def file_potential(request: EngineRequest) -> Potential:
             found="no permission",
             hint="give the permission only if you know where the file comes from",
         )
-    with mace_guard():
-        return _from_file(request, path, engine="mace", method=path.name)
+    _check_installed()
+    return _from_file(request, path, engine="mace", method=path.name)
 
 
 def foundation_potential(request: EngineRequest) -> Potential:
@@ -131,19 +133,30 @@ def _no_model(path: str, found: str) -> InvalidData:
     )
 
 
+def _check_installed() -> None:
+    """Whether mace is there, without importing it: a fingerprint is to be had in a moment."""
+    if importlib.util.find_spec("mace") is None:
+        raise _missing("No module named 'mace'")
+
+
+def _missing(found: str) -> MissingPackage:
+    return MissingPackage(
+        "The engine MACE is not installed.",
+        expected="the package mace-torch",
+        found=found,
+        hint='pip install "h5ml[mace]"',
+    )
+
+
 @contextlib.contextmanager
 def mace_guard() -> Iterator[None]:
     """Import mace, and undo that it makes every ``torch.load`` of the process run pickled code."""
     before = os.environ.get(_UNSAFE_LOAD)
     try:
-        import mace.calculators  # noqa: F401
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):  # of no use to users
+            import mace.calculators  # noqa: F401
     except ImportError as error:
-        raise MissingPackage(
-            "The engine MACE is not installed.",
-            expected="the package mace-torch",
-            found=str(error),
-            hint='pip install "h5ml[mace]"',
-        ) from error
+        raise _missing(str(error)) from error
     finally:
         _restore(before)
     try:

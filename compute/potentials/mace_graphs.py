@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from mace.data.neighborhood import get_neighborhood
-from mace.tools.torch_geometric.batch import Batch
 from numpy.typing import NDArray
 
 from ...schemas.errors import InvalidData
+from .mace_engine import mace_guard
+
+with mace_guard():
+    from mace.data.neighborhood import get_neighborhood
+    from mace.tools.torch_geometric.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -176,14 +179,16 @@ class GraphBuilder:
         values: dict[str, Array] = {}
         weights: dict[str, Array] = {}
         for name, shape in shapes.items():
-            read = np.asarray(frames[name], dtype=np.float64).reshape(shape) if name in frames else None
+            read = np.array(frames[name], dtype=np.float64).reshape(shape) if name in frames else None
             if read is None:
                 values[name], weights[name] = np.zeros(shape), np.zeros(n)
                 continue
-            finite = np.isfinite(read.reshape(len(read), -1)).all(axis=1)
-            known = np.logical_and.reduceat(finite, starts) if len(read) == total and name in _OF_ATOMS else finite
-            rows = np.repeat(known, n_atoms) if name in _OF_ATOMS else known
-            values[name] = np.where(rows.reshape(-1, *(1,) * (read.ndim - 1)), read, 0.0)
+            finite = np.asarray(np.isfinite(read.reshape(len(read), -1)).all(axis=1))
+            of_atoms = name in _OF_ATOMS
+            known = np.asarray(np.logical_and.reduceat(finite, starts)) if of_atoms else finite
+            rows = np.repeat(known, n_atoms) if of_atoms else known
+            read[~rows] = 0.0
+            values[name] = read
             weights[name] = known.astype(np.float64)
         stress = values.pop("stress")[:, _VOIGT].reshape(n, 3, 3)
         nothing = np.zeros((n, 3, 3))

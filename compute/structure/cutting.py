@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ...schemas.errors import ComputeFailed, InvalidConfig, InvalidData
 from ...schemas.kinds import CLUSTERS, MOLECULAR_CRYSTAL
 from .cluster_geometry import MoleculeGeometry, Neighbors, charges_of, piece, shells
+from .evaluation import evaluated
 from .frames import structures_dataset
 from .molecules import Floats, Integers, changed_molecules, detect_molecules, images_in
-from .relaxation import evaluated
 from .subsystem_config import FiniteSubsystemFilter
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ class SubsystemCutter:
         indices: Sequence[int],
         potential: Potential | None = None,
         label: str | None = None,
+        *,
+        needed: bool = True,
     ) -> dict[str, xr.Dataset]:
         """Cut all clusters from some frames.
 
@@ -141,6 +143,8 @@ class SubsystemCutter:
             Gives each cluster its energy and forces, from a cold engine. Where that fails they are NaN.
         label : str, optional
             As in ``FiniteSubsystemFilter.outputs``.
+        needed : bool
+            Whether it is an error if the potential fails for every cluster; after the first frames it is none.
 
         Returns
         -------
@@ -154,7 +158,7 @@ class SubsystemCutter:
         InvalidData
             If a frame has other atoms than the reference.
         ComputeFailed
-            If the potential fails for every cluster.
+            If the potential fails for every cluster, and energies are needed.
         """
         tracked = [self._track(int(index), atoms) for index, atoms in zip(indices, frames, strict=True)]
         failures: list[ComputeFailed] = []
@@ -164,7 +168,7 @@ class SubsystemCutter:
             frames_of = [] if name in self.same_as else tracked
             found[output] = self._cut_one(name, frames_of, potential, failures)
         evaluations = sum(dataset.sizes["frame"] for dataset in found.values())
-        if failures and len(failures) == evaluations:
+        if needed and failures and len(failures) == evaluations:
             raise failures[0]
         return found
 
@@ -278,7 +282,7 @@ class SubsystemCutter:
         radius = max(self._radius_to_hold(self.clusters[name]) for name in bad)
         raise InvalidConfig(
             f"The cell does not hold the cluster {bad[0]} without two images of one molecule.",
-            expected=f"supercell_radius = {np.ceil(10.0 * radius + 0.1) / 10.0:.1f} or more, for all clusters asked for",
+            expected=f"supercell_radius = {np.ceil(10.0 * radius + 0.1) / 10.0:.1f} or more, which holds all clusters",
             found=f"{worst[bad[0]]} images of one molecule; the cell has {self.molecules.n_molecules} molecules",
             hint="take a larger supercell or smaller clusters; for a perfect crystal set allow_images = true",
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _ATOMS_AT_ONCE = 200_000
-_OF_ATOMS = ("positions", "atomic_numbers", "masses", "velocities", "forces", "charges", "forces_spread")
+_OF_ATOMS = ("positions", "atomic_numbers", "masses", "velocities", "forces", "charges")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +24,16 @@ class FrameBlock:
     ----------
     first : int
         Number of the first.
-    n_atoms : array (frames,) of int
-        Their sizes.
+    n_atoms, starts : array (frames,) of int
+        Their sizes, and the row of the first atom of each.
     values : dict of str to array
         ``(frames, ...)``, or ``(sum of atoms, ...)`` end to end.
     """
 
     first: int
     n_atoms: NDArray[np.int64]
+    starts: NDArray[np.int64]
     values: dict[str, NDArray[Any]]
-
-    @property
-    def starts(self) -> NDArray[np.int64]:
-        """Row of the first atom of each frame."""
-        found: NDArray[np.int64] = np.cumsum(self.n_atoms) - self.n_atoms
-        return found
 
     def atoms(self, index: int) -> slice:
         """Rows of the atoms of a frame."""
@@ -93,5 +88,6 @@ def frame_blocks(
             elif "frame" not in array.dims and not (ragged and name in _OF_ATOMS):
                 read = np.broadcast_to(read, (last - first, *read.shape))
             values[name] = read
-        yield FrameBlock(first, counts[first:last], values)
+        mine = counts[first:last]
+        yield FrameBlock(first, mine, np.cumsum(mine) - mine, values)
         first = last

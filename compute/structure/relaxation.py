@@ -6,8 +6,7 @@ everything an optimizer knows, so that a relaxation stopped between two blocks g
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -15,7 +14,8 @@ import numpy as np
 from ase import units
 from numpy.typing import NDArray
 
-from ...schemas.errors import ComputeFailed, H5mlError, InvalidConfig, InvalidData
+from ...schemas.errors import InvalidConfig, InvalidData
+from .evaluation import engine_errors, not_finite
 from .symmetry import quiet
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..potentials import Potential
 
-__all__ = ["Goal", "Point", "State", "check_apart", "evaluated", "relax", "relax_block", "scaled_to_volume"]
+__all__ = ["Goal", "Point", "State", "check_apart", "relax", "relax_block", "scaled_to_volume"]
 
 CellRelaxation = Literal["only_atoms", "constant_volume", "full"]
 FloatArray = NDArray[np.float64]
@@ -181,9 +181,11 @@ def relax_block(state: State, potential: Potential, goal: Goal, n_steps: int) ->
     first: float | None = None
     point: Point | None = None
     try:
-        with _engine_errors():
+        with engine_errors(potential):
             for step in range(n_steps + 1):
                 point = _measure(atoms, goal)
+                if not np.all(np.isfinite([point.enthalpy, point.max_force, point.max_strain_gradient, point.volume])):
+                    raise not_finite(potential)
                 first = point.enthalpy if first is None else first
                 yield point
                 if step == n_steps or point.meets(goal):
@@ -237,26 +239,6 @@ def scaled_to_volume(atoms: Atoms, ratio: float) -> Atoms:
     if ratio != 1.0:
         made.set_cell(atoms.cell.array * ratio ** (1.0 / 3.0), scale_atoms=True)
     return made
-
-
-def evaluated(atoms: Atoms, potential: Potential) -> Mapping[str, Any]:
-    """Energy (eV), forces (N, 3) and, with a cell, stress (6,) of a structure, all from a cold engine.
-
-    Raises
-    ------
-    ComputeFailed
-        If the engine fails, or gives a value that is no number.
-    """
-    system = atoms.copy()
-    system.calc = potential.fresh()
-    with _engine_errors():
-        found: dict[str, Any] = {"energy": float(system.get_potential_energy()), "forces": system.get_forces()}
-        if system.pbc.all():
-            with contextlib.suppress(NotImplementedError):
-                found["stress"] = system.get_stress()
-    if not all(np.all(np.isfinite(value)) for value in found.values()):
-        raise _not_finite()
-    return found
 
 
 # --- ASE's objects --------------------------------------------------------------------------------------------------
@@ -329,32 +311,4 @@ def _measure(atoms: Atoms, goal: Goal) -> Point:
             virial -= np.trace(virial) / 3.0 * np.eye(3)
         gradient = float(np.abs(virial).max())
     largest = float(np.sqrt((forces**2).sum(axis=1).max()))
-    if not np.all(np.isfinite([energy, largest, gradient, volume])):
-        raise _not_finite()
     return Point(energy, energy + goal.pressure * volume, largest, gradient, volume)
-
-
-@contextlib.contextmanager
-def _engine_errors() -> Iterator[None]:
-    """Whatever an engine raises, as an error for people."""
-    try:
-        yield
-    except H5mlError:
-        raise
-    except NotImplementedError as error:
-        raise ComputeFailed(
-            "The engine cannot give what a relaxation of this structure needs.",
-            found=str(error) or type(error).__name__,
-            hint="an engine without a stress can relax with cell_relaxation = only_atoms",
-        ) from error
-    except (RuntimeError, ValueError, ArithmeticError, LookupError, AssertionError) as error:
-        raise ComputeFailed("The engine failed in a relaxation.", found=f"{type(error).__name__}: {error}") from error
-
-
-def _not_finite() -> ComputeFailed:
-    return ComputeFailed(
-        "The engine gave an energy or a force that is no number.",
-        expected="finite energy, forces and stress",
-        found="NaN or infinity",
-        hint="look at the structure: atoms may be too close, or unknown to the model",
-    )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase.units import GPa
 import xarray as xr
 from ase import Atoms
+from ase.units import GPa
 from matplotlib.colors import to_rgba
 
 from h5ml.cli.plots import ORANGE, save
 from h5ml.cli.plots_clusters import cluster_figure
-from h5ml.cli.plots_lattice import bands_figure, thermodynamics_figure
+from h5ml.cli.plots_lattice import bands_figure, density_figure, thermodynamics_figure
 from h5ml.cli.plots_volumes import volumes_figure
 from h5ml.compute.lattice.equation_of_state import birch_murnaghan
 from h5ml.compute.structure.frames import structures_dataset
@@ -71,6 +71,8 @@ def test_bands_say_how_many_modes_are_imaginary_and_stand_beside_their_density()
     figure = bands_figure(path(jump=False), density, "x")
     assert len(figure.axes) == 2
     assert "1 imaginary" in figure.get_suptitle()
+    (curve,) = density_figure(density, "x").axes[0].lines
+    assert np.array_equal(curve.get_xydata(), np.stack([np.arange(4.0), np.ones(4)], axis=1))
 
 
 def test_missing_states_are_gaps_and_their_reasons_are_told() -> None:

@@ -76,24 +76,22 @@ def test_labels_are_those_of_the_engine_and_know_their_frames(hdf5_store: Store)
     assert found["source_digest"].to_numpy().tolist() == [hdf5_store.entry("pool").digest]
 
 
-def test_the_same_request_is_computed_once_across_frames_runs_and_keys(
-    hdf5_store: Store, computed: list[bytes]
-) -> None:
+def test_the_same_request_is_computed_once_across_frames_runs_and_keys(store: Store, computed: list[bytes]) -> None:
     a, b, c, d = waters(4)
-    hdf5_store.write("one", structures_dataset([a, b, a]), "structures")
-    hdf5_store.write("two", structures_dataset([c, b, a, d]), "structures")
-    h5ml.run(hdf5_store, MODULE, root_key="first", frames="one", config=GFN1)
+    store.write("one", structures_dataset([a, b, a]), "structures")
+    store.write("two", structures_dataset([c, b, a, d]), "structures")
+    h5ml.run(store, MODULE, root_key="first", frames="one", config=GFN1)
     assert len(computed) == 2
-    h5ml.run(hdf5_store, MODULE, root_key="second", frames="two", config={**GFN1, "max_cycles": 99})
+    h5ml.run(store, MODULE, root_key="second", frames="two", config={**GFN1, "max_cycles": 99})
     assert len(computed) == 4
-    first, second = hdf5_store["first/labels"].load(), hdf5_store["second/labels"].load()
+    first, second = store["first/labels"].load(), store["second/labels"].load()
     assert second["reused_from"].to_numpy().tolist() == ["", "first/labels@1 frame 1", "first/labels@1 frame 0", ""]
     assert second["energy"].to_numpy()[[1, 2]].tolist() == first["energy"].to_numpy()[[1, 0]].tolist()
-    h5ml.run(hdf5_store, MODULE, root_key="third", frames="two", config={**GFN1, "properties": ["energy", "dipole"]})
+    h5ml.run(store, MODULE, root_key="third", frames="two", config={**GFN1, "properties": ["energy", "dipole"]})
     assert len(computed) == 8  # no dipole was known
-    h5ml.run(hdf5_store, MODULE, root_key="fourth", frames="two", config={**GFN1, "conv_tol": 0.1})
+    h5ml.run(store, MODULE, root_key="fourth", frames="two", config={**GFN1, "conv_tol": 0.1})
     assert len(computed) == 12  # another level of theory
-    again = replay_run(hdf5_store, "second/labels")
+    again = replay_run(store, "second/labels")
     assert again.equal
     assert len(computed) == 16  # a replay computes
 

@@ -148,6 +148,8 @@ def test_frames_of_the_equilibration_are_left_out_unless_asked_for() -> None:
     assert run({**SOAP, "include_equilibration": True}, [frames])["features"].sizes["record"] == 4
     with pytest.raises(InvalidData, match="equilibration"):
         run(SOAP, [frames.isel(frame=slice(0, 2))])
+    with pytest.raises(InvalidData, match="no frames at all"):
+        run(SOAP, [frames.isel(frame=slice(0, 0))])
 
 
 def compute(store: Store, root: str, frames: list[str], **settings: Any) -> xr.Dataset:
@@ -185,7 +187,7 @@ def test_records_refer_to_the_original_frames_also_through_a_selection(hdf5_stor
         ({}, "ase:emt", InvalidConfig, "need a MACE model"),
         (SOAP, "ase:emt", InvalidConfig, "does not use a model"),
         ({**SOAP, "elements": ["H", "O"]}, None, InvalidData, "unknown to SOAP"),
-        ({**SOAP, "evaluate": True}, "ase:emt", ComputeFailed, "engine failed"),
+        ({**SOAP, "evaluate": True}, "ase:emt", ComputeFailed, "No EMT-potential for Na"),
         ({**SOAP, "elements": ["Xx"]}, None, InvalidConfig, "no element"),
         ({"descriptor": "soap", "num_layers": 1}, None, InvalidConfig, "belongs to"),
     ],

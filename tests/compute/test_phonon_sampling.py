@@ -248,6 +248,17 @@ def test_a_frame_that_the_model_cannot_do_is_marked_and_kept() -> None:
     assert np.array_equal(np.isnan(frames["forces"].to_numpy().reshape(8, -1)).all(axis=1), bad)
 
 
+def test_blocks_of_failed_frames_are_kept_once_a_frame_was_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("h5ml.compute.phonon_sampling._EVALUATED_AT_ONCE", 1)
+    right = sampled(evaluate=False, n_frames=8).outputs["structures"]["positions"].to_numpy().reshape(8, 24, 3)[:, 0, 0]
+    bad = right > right[0] + 1e-9
+    assert 0 < bad.sum() < 8
+    some = functools.partial(Fails, limit=float(right[0]) + 1e-9)
+    frames = sampled(model=Potential("fails", "fails", some, {"engine": "fails"}), n_frames=8).outputs["structures"]
+    assert np.array_equal(np.isnan(frames["energy"]), bad)
+    assert np.array_equal(np.isnan(frames["stress"].to_numpy()).all(axis=1), bad)
+
+
 def test_a_model_that_fails_for_every_frame_stops_the_run() -> None:
     never = functools.partial(Fails, limit=-9.0)
     with pytest.raises(ComputeFailed):

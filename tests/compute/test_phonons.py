@@ -193,7 +193,18 @@ class Broken(Calculator):
         self.results = {"energy": 0.0, "forces": np.full((len(atoms), 3), np.nan)}
 
 
-@pytest.mark.parametrize(("engine", "said"), [(EnergyOnly, "no forces"), (Broken, "not finite")])
+class Crashing(Calculator):
+    """A model that stops with an error of its own."""
+
+    implemented_properties = ("energy", "forces")
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = None) -> None:
+        raise RuntimeError("no convergence")
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"), [(EnergyOnly, "cannot give"), (Broken, "not finite"), (Crashing, "no convergence")]
+)
 def test_a_model_without_usable_forces_is_an_error(engine: type[Calculator], said: str) -> None:
     with pytest.raises(ComputeFailed, match=said):
         compute(bulk("Al"), Potential("toy", "toy", engine, {"engine": "toy"}))

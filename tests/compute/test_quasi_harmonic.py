@@ -27,7 +27,9 @@ from h5ml.compute.quasi_harmonic_molecules import formula_unit
 from h5ml.compute.registry import Registry
 from h5ml.compute.relax import MODULE as RELAX
 from h5ml.compute.structure.frames import structures_dataset
-from h5ml.schemas.errors import ComputeFailed, H5mlError, Interrupted, InvalidConfig
+from h5ml.schemas.errors import ComputeFailed, H5mlError, Interrupted, InvalidConfig, InvalidData
+from h5ml.store.audit import audit
+from h5ml.store.lineage import lineage
 from h5ml.tests.kits.runner import FakeResult, FakeRunner
 
 ROOT = "training/quasi_harmonic"
@@ -190,7 +192,7 @@ def sublimed(crystal: Atoms, molecules: list[Atoms], model: str, **settings: Any
     inputs = {
         "crystal": structures_dataset([crystal]),
         "model": resolve_potential(model),
-        "molecules": [structures_dataset([one]) for one in molecules],
+        "molecule": [structures_dataset([one]) for one in molecules],
     }
     return FakeRunner(MODULE, {"thermal_expansion": False, **settings}, inputs, modules=(RELAX, PHONONS)).run()
 
@@ -290,9 +292,11 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     periodic = DIMER.copy()
     periodic.set_cell([9.0, 9.0, 9.0])
     periodic.pbc = True
+    with pytest.raises(InvalidData, match="periodic in three directions"):  # at once, before anything is relaxed
+        FakeRunner(MODULE, {}, {**inputs, "crystal": structures_dataset([DIMER])}, modules=()).run()
     bad: list[xr.Dataset] = [structures_dataset([periodic])]
     with pytest.raises(InvalidConfig, match="must be free"):
-        FakeRunner(MODULE, {}, {**inputs, "molecules": bad}, modules=(RELAX, PHONONS)).run()
+        FakeRunner(MODULE, {}, {**inputs, "molecule": bad}, modules=(RELAX, PHONONS)).run()
 
 
 def test_an_unstable_crystal_keeps_its_lattice_energy() -> None:
@@ -306,3 +310,16 @@ def test_an_unstable_crystal_keeps_its_lattice_energy() -> None:
     assert float(found["lattice_energy"][0]) == pytest.approx(float(crystal["static_energy"][0]))
     assert np.isnan(found["sublimation_enthalpy"][0])
     assert np.isnan(crystal["free_energy"][0])
+
+
+def test_lineage_names_every_phonon_run_and_its_displaced_cells(aluminium: h5ml.store.store.Store) -> None:
+    graph = lineage(aluminium, f"{ROOT}/thermodynamics_equilibrium_volume", calls=True)
+    made = {entry.reference for entry in aluminium.catalogue if "/phonons/" in entry.key}
+    assert made <= set(graph.entries())
+    assert sum("displaced_cells" in reference for reference in made) == 5
+    runs = {run.id for run in aluminium.runs.values() if run.module in ("relax", "phonons")}
+    assert runs <= set(graph.nodes)
+    assert [call.run in runs for call in aluminium.run(aluminium.entry(f"{ROOT}/eos_fits").run or "").calls] == [
+        True
+    ] * 10
+    assert audit(aluminium).ok

@@ -107,14 +107,14 @@ def test_an_unknown_module_names_the_nearest(store: Store) -> None:
         go(store, "toy_mapp", "r")
 
 
-def test_potentials_are_texts_for_now(store: Store) -> None:
+def test_what_is_no_potential_is_said_before_anything_runs(store: Store) -> None:
     from h5ml.compute.module import POTENTIAL, One
 
     module = Module("m", "1", Config, {"model": One(POTENTIAL)}, {"out": OBSERVABLES}, lambda c, i, x: {})
     store.write("model", xr.Dataset({"w": (("n",), [1.0], {"units": "1"})}), CHECKPOINT)
     store.write("data", table(x=[1.0]), TABLE)
     for text, error, said in [
-        ("model", InvalidConfig, "yet"),
+        ("model", InvalidData, "no description that rebuilds it"),
         ("data", WrongKind, "holds no potential"),
         ("modle", UnknownKey, "did you mean model"),
         ("tbite:GFN1-xTB", InvalidConfig, "no such engine"),

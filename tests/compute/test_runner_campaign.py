@@ -132,7 +132,7 @@ def test_a_failed_step_is_made_again_where_it_stopped(
     assert results[0].run.resumed == 1
 
 
-@pytest.mark.parametrize("scheduler", [None, "local:2"])
+@pytest.mark.parametrize("scheduler", [None, pytest.param("local:2", marks=pytest.mark.long)])
 def test_after_a_failure_what_does_not_need_it_is_made_if_asked(
     place: Place, monkeypatch: pytest.MonkeyPatch, scheduler: str | None
 ) -> None:

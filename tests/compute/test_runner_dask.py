@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,14 +121,13 @@ def test_a_killed_worker_is_replaced(store: Store, tmp_path: Path, dask: Dask, l
     assert store["r/squares"]["square"].values.tolist() == [n * n for n in range(40)]
 
 
+@pytest.mark.long  # a sample of it is in test_campaign_kills
 def test_killed_campaigns_on_dask_end_as_unkilled_ones(tmp_path: Path) -> None:
     path = tmp_path / "store.h5"
     h5ml.open(path, make=True).close()
     hits = kill_often(path, "toy_orchestrator", CYCLES, 1, 11, "local:2")
     assert hits
     compare(h5ml.open(path), straight(tmp_path, "toy_orchestrator", CYCLES))
-    done = Counter(lines(path))
-    assert sum(done.values()) - len(done) <= 12 * hits, done
     assert not staging_folder(h5ml.open(path)).exists()
 
 

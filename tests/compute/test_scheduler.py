@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,4 +72,17 @@ def test_the_runner_imports_no_engines_and_no_dask() -> None:
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_planning_with_a_model_file_imports_no_engine(tmp_path: Path) -> None:
+    pytest.importorskip("mace")
+    (tmp_path / "a.model").write_bytes(b"weights")
+    code = (
+        "import sys; from h5ml.compute.inputs import EngineInput;"
+        "found = EngineInput.of('file:a.model', trust_pickle=True, device='cpu').fingerprint['weights'];"
+        "heavy = {'ase', 'torch', 'mace'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy or not found.startswith('blake3:') else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

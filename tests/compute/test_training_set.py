@@ -232,7 +232,7 @@ def test_fingerprints_see_through_rotation_translation_wrapping_and_the_order_of
     molecule = Atoms("C2H6O", rng.normal(scale=1.5, size=(9, 3)))
     crystal = rattled(1)[0].repeat(2)
     for atoms in (molecule, crystal):
-        other = atoms[rng.permutation(len(atoms))] if len(atoms) <= 32 else atoms.copy()
+        other = atoms[rng.permutation(len(atoms))] if atoms is molecule else atoms.copy()
         other.rotate(73.0, (1.0, 2.0, 3.0), rotate_cell=True)
         other.translate((1.3, -0.4, 7.0))
         if other.pbc.any():
@@ -248,6 +248,29 @@ def test_fingerprints_see_through_rotation_translation_wrapping_and_the_order_of
         assert [leak.frame for leak in found] == [1, 2]
         # the distance is that of the definition
         assert found[1].distance == pytest.approx(np.sqrt(np.mean((prints[2] - prints[0]) ** 2)), abs=1e-6)
+
+
+def test_frames_that_are_not_related_are_no_leakage() -> None:
+    crystals = [a.repeat(2) for a in rattled(30, symbols="CuCu", amplitude=0.0)]
+    rng = np.random.default_rng(0)
+    for atoms in crystals:  # 32 equal atoms, whose sorted distances would be alike
+        atoms.positions += rng.normal(scale=0.1, size=(32, 3))
+    for systems in (crystals, rattled(40)):
+        assert made(labels=[labels(systems)])["set"].attrs["near_identical_frames"] == 0
+
+
+def test_a_small_molecule_is_compared_by_the_distances_that_it_has() -> None:
+    water = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    other = water.copy()
+    other.positions[1, 0] += 0.03
+    prints = [fingerprint(a.numbers, a.positions, a.cell.array, a.pbc) for a in (water, other)]
+    assert len(prints[0]) == 6
+    (leak,) = leaks(prints, [b""] * 2, np.array([0, 1]), 1.0)
+    pairs = [np.sort(np.delete(a.get_all_distances(), range(0, 9, 4)).reshape(3, 2), axis=1) for a in (water, other)]
+    pairs = [np.concatenate([rows[:1], np.sort(rows[1:], axis=0)]) for rows in pairs]
+    assert leak.distance == pytest.approx(np.sqrt(np.mean((pairs[0] - pairs[1]) ** 2)), abs=1e-6)
+    alone = Atoms("O")
+    assert not len(fingerprint(alone.numbers, alone.positions, alone.cell.array, alone.pbc))
 
 
 def test_fingerprints_of_crystals_hold_the_shortest_distances_of_ase() -> None:

@@ -281,13 +281,20 @@ def _training_set(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
         "source_frame": np.arange(n),
         "split": (np.arange(n) % 3).astype(np.int8),
         "source_key": np.array([f"{key_of('trajectory')}@1"], dtype=object),
-        "weight": (("record",), np.ones(n), {"units": "1"}),
+        "weight": np.linspace(1.0, 2.0, n),
+        "group": np.arange(n) // 2,
+        "composition": np.array(["CH4N2O"] * n, dtype=object),
     }
-    return values, {}
+    return values, {"isolated_atom_energies_eV": '{"1":-13.6,"6":-1027.3}', "level_of_theory": "made up"}
 
 
 def _evaluation(n: int, rng: np.random.Generator) -> tuple[Values, Values]:
     values = {
+        "group_type": np.array(["all", "element"], dtype=object),
+        "group_name": np.array(["all", "Å"], dtype=object),
+        "n_frames": [n, n],
+        "energy_mae": [0.01, np.nan],
+        "force_rmse": rng.random(2),
         "energy_error": (("frame",), rng.normal(size=n), {"units": "eV"}),
         "rmse": ((), np.float64(0.01), {"units": "eV"}),
     }

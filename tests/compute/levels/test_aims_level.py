@@ -123,6 +123,44 @@ def test_the_socket_gives_the_same_numbers_as_the_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["forces"], truth["forces"], rtol=0, atol=1e-8)
 
 
+_ASI = """
+import os, warnings
+from tblite.ase import TBLite
+class Library:
+    is_scf_converged = bool(int(os.environ["TEST_CONVERGED"]))
+class ASI_ASE_calculator:
+    def __init__(self, library, write, communicator, atoms, work_dir):
+        assert os.path.isfile(library)
+        text = open(os.path.join(work_dir, "control.in")).read()
+        assert "compute_forces" in text and "species        H" in text
+        write(self)
+        self.asi, self.calculator = Library(), TBLite(method="GFN1-xTB", verbosity=0)
+    def calculate(self, atoms, properties, changes):
+        self.calculator.calculate(atoms, properties, changes)
+        self.results = self.calculator.results
+    def close(self):
+        pass
+"""
+
+
+def test_the_library_computes_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a stand-in for asi4py, which needs a licensed library
+    (tmp_path / "asi4py").mkdir()
+    (tmp_path / "asi4py" / "__init__.py").touch()
+    (tmp_path / "asi4py" / "asecalc.py").write_text(_ASI)
+    (tmp_path / "libaims.so").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("ASI_LIB_PATH", str(tmp_path / "libaims.so"))
+    truth = of_tblite(molecule("H2O"), "forces")
+    for converged in (1, 0):
+        monkeypatch.setenv("TEST_CONVERGED", str(converged))
+        found = labelled(aims(tmp_path, interface="library", fallbacks=[]), molecule("H2O"), "forces")
+        assert found["status"].item() == (0 if converged else 2), found["message"].item()
+        if converged:
+            np.testing.assert_allclose(found["forces"], truth["forces"], rtol=0, atol=1e-8)
+
+
 def test_what_aims_cannot_do_is_said_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="no 26_Fe_default"):
         _told(lambda: labelled(aims(tmp_path), Atoms("Fe")))

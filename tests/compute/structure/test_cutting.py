@@ -78,6 +78,7 @@ def test_a_supercell_gives_the_clusters_of_the_perfect_crystal(name):
     "settings",
     [
         {"n_molecules": (8,)},
+        {"n_molecules": tuple(range(1, 9))},
         {"selection_rule": "closest_to_center_of_mass", "n_molecules": (6,)},
         {"n_molecules": (5,), "distance_measure": "center_of_mass"},
         {"selection_rule": NEAR, "distances": (5.0,)},
@@ -89,8 +90,9 @@ def test_a_cluster_that_meets_its_own_image_is_refused_with_a_radius_that_does(s
         SubsystemCutter(config, crystal("urea"))
     radius = float(re.search(r"supercell_radius = ([\d.]+)", str(error.value))[1])
     cutter = SubsystemCutter(config, supercell("urea", radius))
-    numbers = np.append(next(iter(cutter.clusters.values())).molecule, cutter.central)
-    assert len(set(numbers.tolist())) == len(numbers)
+    for cluster in cutter.clusters.values():
+        numbers = np.append(cluster.molecule, cutter.central)
+        assert len(set(numbers.tolist())) == len(numbers)
 
 
 def test_the_closest_molecules_are_closest_by_the_chosen_measure():
