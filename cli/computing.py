@@ -67,7 +67,9 @@ def module_command(module: Module) -> click.Command:
 
     made = H5mlCommand(module.name, callback=callback, short_help=module.summary, help=_help(module))
     first, *others = _run_options()
-    made.params = [first, *_input_options(module), *config_options(module.config), *others, *made.params]
+    taken = {spelling for parameter in (first, *others, *made.params) for spelling in parameter.opts}
+    settings = config_options(module.config, taken, module.name)
+    made.params = [first, *_input_options(module), *settings, *others, *made.params]
     return made
 
 

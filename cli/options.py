@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,7 +38,7 @@ def spellings(name: str) -> list[str]:
     return list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
 
 
-def config_options(config: type[Config]) -> list[click.Parameter]:
+def config_options(config: type[Config], taken: Collection[str] = (), prefix: str = "") -> list[click.Parameter]:
     """One option for every field of a Config.
 
     Parameters
@@ -46,13 +46,19 @@ def config_options(config: type[Config]) -> list[click.Parameter]:
     config : type of Config
         Its fields give name, type, default, bounds and description. A field that is itself a Config gives an option
         for each of its own (``--filter.n-molecules``) and, where it may be left out, a switch (``--filter``).
+    taken : collection of str
+        Options that mean something else already (``--scheduler``).
+    prefix : str
+        Stands before a field of such a name (``--training.scheduler``).
 
     Returns
     -------
     list of click.Option
         Their values arrive as ``setting_NAME``; see ``given_settings``.
     """
-    return [_option(name, field) for name, field in config.every_field() if has_option(field)]
+    fields = [(name, field) for name, field in config.every_field() if has_option(field)]
+    shown = {name: f"{prefix}.{name}" if spellings(name)[0] in taken else name for name, _ in fields}
+    return [_option(name, field, shown[name]) for name, field in fields]
 
 
 def has_option(field: FieldInfo) -> bool:
@@ -60,11 +66,11 @@ def has_option(field: FieldInfo) -> bool:
     return nested_config(field) is None or type(None) in alternatives(field.annotation)
 
 
-def _option(name: str, field: FieldInfo) -> click.Option:
+def _option(name: str, field: FieldInfo, shown: str) -> click.Option:
     shape = Shape(field.annotation)
     text = f"{(field.description or '').strip()}  [{facts_text(field)}]".replace("  []", "")
     common: dict[str, Any] = {"help": text, "default": None}
-    names = spellings(name)
+    names = spellings(shown)
     if shape.boolean or nested_config(field) is not None:
         flags = [f"{on}/--no-{on[2:]}" for on in names]
         return DashedOption([*flags, _parameter(name)], **common)

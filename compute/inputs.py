@@ -60,7 +60,6 @@ class StoredInput:
         longer = {dim: size for dim, size in self.sizes.items() if dataset.sizes.get(dim, size) > size}
         return dataset.isel({dim: slice(0, size) for dim, size in longer.items()}) if longer else dataset
 
-
     def potential(self, device: str) -> Potential:
         """The potential that a stored checkpoint is.
 

@@ -200,3 +200,15 @@ def test_md_with_clusters_takes_the_filter_of_the_campaign_and_the_options(call,
     text = call("config", "md").stdout
     assert "| finite_subsystem_filter.n_molecules " in text
     assert "$defs" in call("config", "md", "--json").stdout
+
+
+def test_a_setting_whose_name_the_command_uses_itself_is_typed_after_the_name_of_the_module() -> None:
+    class Settings(Config):
+        """Settings with a name that every run has."""
+
+        scheduler: str = Field("plateau", description="Of the learning rate.")
+        lr: float = Field(0.1, description="Learning rate.")
+
+    options = config_options(Settings, {"--scheduler"}, "training")
+    assert [option.opts[0] for option in options] == ["--training.scheduler", "--lr"]
+    assert given_settings(Settings, {"setting_scheduler": "cosine"}) == {"scheduler": "cosine"}

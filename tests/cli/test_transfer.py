@@ -235,6 +235,11 @@ def test_remarks_on_what_is_left_out(on, tmp_path) -> None:
 
 
 def test_pickles_are_refused(on, tmp_path) -> None:
-    for name in ("a.pkl", "a.model", "a.pt"):
+    for name in ("a.pkl", "a.pt"):
         Path(tmp_path / name).write_bytes(b"x")
         assert "can run code" in on("import", name, "x", code=5).stderr
+
+
+def test_a_model_file_is_refused_without_permission(on, tmp_path) -> None:
+    Path(tmp_path / "a.model").write_bytes(b"x")
+    assert "--trust-pickle" in on("import", "a.model", "x", code=2).stderr

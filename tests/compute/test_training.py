@@ -134,6 +134,7 @@ def test_a_training_that_was_cut_ends_with_the_same_bits(
     assert again.restart.identical(whole.restart)
 
 
+@pytest.mark.long
 def test_a_foundation_model_is_the_start_and_keeps_what_is_frozen(water: xr.Dataset, foundation: Any) -> None:
     before = {name: value.numpy() for name, value in foundation.module().module.state_dict().items()}
     made = train({"freeze": 6, "max_num_epochs": 1}, training_set=water, foundation=foundation)
@@ -151,6 +152,7 @@ def test_a_foundation_model_is_the_start_and_keeps_what_is_frozen(water: xr.Data
     assert np.array_equal(model_of(kept).tensors["products.1.linear.weight"], before["products.1.linear.weight"])
 
 
+@pytest.mark.long
 def test_low_rank_additions_are_merged_into_an_ordinary_model(water: xr.Dataset, foundation: Any) -> None:
     made = train({"lora": True, "lora_rank": 2}, training_set=water, foundation=foundation)
     before = set(foundation.module().module.state_dict())
@@ -159,6 +161,7 @@ def test_low_rank_additions_are_merged_into_an_ordinary_model(water: xr.Dataset,
     assert loss[-1] < loss[0]
 
 
+@pytest.mark.long
 def test_replay_trains_a_head_of_its_own_and_predicts_with_the_other(
     water: xr.Dataset, broad: xr.Dataset, foundation: Any
 ) -> None:
@@ -190,6 +193,7 @@ def full(voigt: Any) -> Any:
     return np.array([voigt_6_to_full_3x3_stress(one) for one in voigt])
 
 
+@pytest.mark.long
 def test_dipoles_are_learned_by_their_model(water: xr.Dataset) -> None:
     dipoles = np.random.default_rng(0).normal(size=(water.sizes["frame"], 3))
     dataset = water.assign(dipole=(("frame", "xyz"), dipoles, {"units": "e*Angstrom"}))
@@ -199,6 +203,7 @@ def test_dipoles_are_learned_by_their_model(water: xr.Dataset) -> None:
     assert model_of(made).description["class"] == "EnergyDipolesMACE"
 
 
+@pytest.mark.long
 def test_patience_ends_a_training_and_an_extension_of_it(water: xr.Dataset) -> None:
     settings = {**TINY, "lr": 10.0, "patience": 2, "max_num_epochs": 30, "clip_grad": None}
     runner = FakeRunner(MODULE, settings, {"training_set": water}, seed=5)
@@ -211,6 +216,7 @@ def test_patience_ends_a_training_and_an_extension_of_it(water: xr.Dataset) -> N
     assert runner.result.outputs["metrics"].sizes["record"] == len(epochs)
 
 
+@pytest.mark.long
 def test_frames_without_a_label_have_no_part_in_its_loss(water: xr.Dataset) -> None:
     changed = water.copy(deep=True)
     changed["energy"].values[0] = np.nan
@@ -218,6 +224,7 @@ def test_frames_without_a_label_have_no_part_in_its_loss(water: xr.Dataset) -> N
     assert np.isfinite(made.outputs["metrics"]["train_loss"].values[1:]).all()
 
 
+@pytest.mark.long
 def test_a_loss_that_is_no_number_ends_the_training_with_a_reason(water: xr.Dataset) -> None:
     broken = water.copy(deep=True)
     broken["energy"].values[0] = 1e308
