@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+_DIMENSIONS = 5
+
 _STATUS_STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 _KIB = 1024.0
 
@@ -104,11 +106,12 @@ def time_text(time: str | None) -> str:
 
 
 def sizes_text(sizes: Mapping[str, int]) -> str:
-    """Dimension lengths: ``frame 41, atom 32``."""
+    """The first dimension lengths: ``frame 41, atom 32``."""
     hidden = {"xyz", "xyz_2", "cell_vector", "cell_vector_2", "voigt"}
     first = ("frame", "record", "row", "state", "q", "molecule")
     shown = sorted((dim for dim in sizes if dim not in hidden), key=lambda dim: (dim not in first, dim))
-    return ", ".join(f"{dim} {sizes[dim]}" for dim in shown)
+    more = f" +{len(shown) - _DIMENSIONS}" if len(shown) > _DIMENSIONS else ""
+    return ", ".join(f"{dim} {sizes[dim]}" for dim in shown[:_DIMENSIONS]) + more
 
 
 def formula_text(facts: Mapping[str, Any]) -> str:
