@@ -22,7 +22,7 @@ from h5ml.compute.structure.supercell import find_supercell
 from .measure import folder, side_by_side, table
 
 MODEL = "tblite:GFN1-xTB"
-REPEATS = [2, 2, 1]
+REPEATS = [2, 2, 2]
 SYMPREC = 1e-3
 UREA = Path(__file__).parents[1] / "examples" / "urea" / "urea.cif"
 
