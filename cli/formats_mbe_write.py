@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import h5py
 
-from ..schemas.errors import InvalidConfig, InvalidData, StoreWriteFailed, UnknownKey
+from ..schemas.errors import InvalidConfig, InvalidData, UnknownKey
 from ..schemas.key import Key
 from .formats_mbe_file import NULL, decoded, write_array, write_attribute
 from .formats_mbe_names import LAYOUTS, in_layout
 from .formats_mbe_native import write_native
 from .formats_mbe_parts import Row, restored
+from .whole_file import whole_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -114,17 +115,8 @@ def _whole(path: Path, *, force: bool) -> Iterator[h5py.File]:
     """A file that takes its name when it is finished."""
     if path.exists() and not force:
         raise InvalidConfig("The file exists.", key=path, hint="take another name, or add --force")
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with h5py.File(part, "w") as file:
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise StoreWriteFailed(
-            "The file cannot be written.", key=path, found=error.strerror or str(error), hint="look at disk and rights"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, h5py.File(part, "w") as file:
+        yield file
 
 
 # --- imported files --------------------------------------------------------------------------------------------------

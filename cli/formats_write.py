@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..schemas.errors import InvalidConfig, InvalidData, StoreWriteFailed, WrongKind
+from ..schemas.errors import InvalidConfig, InvalidData, WrongKind
 from .frames import Array, images, selected
+from .whole_file import whole_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -296,17 +297,8 @@ def write_file(chosen: Chosen, path: Path, *, name: str | None = None, force: bo
             found=path.suffix or "no suffix",
             hint="add --format NAME for another format that ASE writes (vasp, xyz, traj, ...)",
         )
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
         if name is not None:
             write_with_ase(chosen, part, name)
         elif writer is not None:
             writer(chosen, part)
-        part.replace(path)
-    except OSError as error:
-        raise StoreWriteFailed(
-            "The file cannot be written.", key=path, found=error.strerror or str(error), hint="look at disk and rights"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..schemas.errors import InvalidConfig, MissingPackage, StoreWriteFailed, WrongKind
+from ..schemas.errors import InvalidConfig, MissingPackage, WrongKind
+from .whole_file import whole_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,14 +51,8 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> None:
         raise InvalidConfig(
             "The name does not say what to draw.", key=path, expected=", ".join(FORMATS), found=path.suffix or "none"
         )
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with whole_file(path, "figure") as part:
         figure.savefig(part, dpi=dpi)
-        part.replace(path)
-    except OSError as error:
-        raise StoreWriteFailed("The figure cannot be written.", key=path, found=error.strerror or str(error)) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 # --- trajectories ------------------------------------------------------------------------------------------------

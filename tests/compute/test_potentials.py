@@ -18,6 +18,7 @@ from ase.neighborlist import neighbor_list
 from h5ml.compute.potentials import ENGINES, parse_spec, resolve_potential
 from h5ml.schemas.canonical import canonical_json
 from h5ml.schemas.errors import ComputeFailed, InvalidConfig, InvalidData, MissingPackage, UnknownKey
+from h5ml.tests.kits.mace import save_tiny_mace
 
 SPECS = ["tblite:GFN1-xTB", "ase:emt", "ase:lj?sigma=3.4&epsilon=0.0104&rc=8.0&smooth=true", "harmonic:springs?k=0.5"]
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -187,34 +188,7 @@ def test_a_model_file_needs_trust(tmp_path):
 def tiny_mace(tmp_path_factory) -> Path:
     """A MACE model of a few random weights, saved whole as mace-torch does."""
     pytest.importorskip("mace")
-    import torch
-    from e3nn import o3
-    from mace.modules import ScaleShiftMACE, interaction_classes
-
-    torch.manual_seed(0)
-    block = interaction_classes["RealAgnosticResidualInteractionBlock"]
-    model = ScaleShiftMACE(
-        r_max=4.0,
-        num_bessel=4,
-        num_polynomial_cutoff=5,
-        max_ell=1,
-        interaction_cls=block,
-        interaction_cls_first=block,
-        num_interactions=2,
-        num_elements=2,
-        hidden_irreps=o3.Irreps("4x0e"),
-        MLP_irreps=o3.Irreps("4x0e"),
-        gate=torch.nn.functional.silu,
-        atomic_energies=np.array([-1.0, -2.0]),
-        avg_num_neighbors=3.0,
-        atomic_numbers=[1, 8],
-        correlation=1,
-        radial_type="bessel",
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
-    )
-    path = tmp_path_factory.mktemp("mace") / "tiny.model"
-    torch.save(model, path)
+    path = save_tiny_mace(tmp_path_factory.mktemp("mace") / "tiny.model", numbers=(1, 8), irreps="4x0e")
     os.environ.pop(UNSAFE, None)
     return path
 
