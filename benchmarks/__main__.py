@@ -15,9 +15,14 @@ NAMES = (
     "dynamics",
     "start",
     "campaign",
+    "campaign_icechunk",
     "molecules",
     "phonons",
+    "examples",
+    "labelling",
     "training_batches",
+    "training_epochs",
+    "checkpoints",
 )
 
 

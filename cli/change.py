@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .common import KEY, command, find_location, open_at, say, store_option
+from .output import counted
 
 
 @command("init", "Make a new, empty store.")
@@ -12,10 +15,17 @@ from .common import KEY, command, find_location, open_at, say, store_option
 @store_option
 def init(path: str | None, location: str | None) -> None:
     """Make a new, empty store at PATH: FILE.h5, FOLDER.icechunk or s3://bucket/prefix."""
+    from ..schemas.errors import InvalidConfig
     from ..store.opening import engine_for
     from ..store.store import Store
 
-    store = Store.make(engine_for(find_location(path or location)))
+    engine = engine_for(find_location(path or location))
+    folder = Path(engine.location).parent
+    if "://" not in engine.location and not folder.is_dir():
+        raise InvalidConfig(
+            "There is no such folder.", key=engine.location, expected=folder, hint=f"make it first: mkdir -p {folder}"
+        )
+    store = Store.make(engine)
     for text in store.engine.warnings():
         click.echo(f"warning: {text}", err=True)
     say(f"{store.location}: a new, empty store ({store.engine.kind})")
@@ -27,9 +37,15 @@ def init(path: str | None, location: str | None) -> None:
 @store_option
 def mv(source: str, target: str, location: str | None) -> None:
     """Rename the key SOURCE, or every key below the path SOURCE. Lineage is kept, and the old name still resolves."""
+    from ..schemas.errors import KeyTaken
+
     store = open_at(location)
-    with store.transaction(f"move {source} to {target}") as transaction:
-        transaction.move(source, target)
+    try:
+        with store.transaction(f"move {source} to {target}") as transaction:
+            transaction.move(source, target)
+    except KeyTaken as error:
+        hint = "take another name, or move that one away first"
+        raise KeyTaken(error.message, key=error.key, found=error.found, hint=hint) from None
     say(f"{source} is now {target.strip('/')}")
 
 
@@ -55,10 +71,14 @@ def tag(key: str, tags: tuple[str, ...], remove: bool, location: str | None) -> 
 @store_option
 def note(key: str, text: str, author: str | None, location: str | None) -> None:
     """Write the note TEXT on KEY (or KEY@VERSION); `h5ml show KEY` shows all notes."""
+    from ..schemas.errors import InvalidConfig
+
+    if not text.strip():
+        raise InvalidConfig("The note is empty.", key=key, expected="a text", found=repr(text))
     store = open_at(location)
     with store.transaction(f"note on {key}") as transaction:
         transaction.note(key, text, author)
-    say(f"{store.entry(key).reference}: {len(store.entry(key).notes)} notes")
+    say(f"{store.entry(key).reference}: {counted(len(store.entry(key).notes), 'note')}")
 
 
 @command("rm", "Remove a key, or one version of it.")
@@ -86,14 +106,22 @@ def rm(keys: tuple[str, ...], recursive: bool, location: str | None) -> None:
 
 @command("purge", "Drop the data of a key and keep its lineage and digests.")
 @click.argument("keys", nargs=-1, required=True, type=KEY)
+@click.option("--force", is_flag=True, help="Also data that no run made, and that h5ml cannot bring back.")
 @store_option
-def purge(keys: tuple[str, ...], location: str | None) -> None:
+def purge(keys: tuple[str, ...], force: bool, location: str | None) -> None:
     """Drop the data of KEYS and keep their lineage and digests; `h5ml replay KEY` computes them again."""
+    from ..schemas.errors import InvalidConfig
+
     store = open_at(location)
     entries = [store.entry(key) for key in keys]
-    for entry in entries:
-        if entry.run is None:
-            click.echo(f"warning: {entry.reference} was imported: only its file can restore it", err=True)
+    lost = [entry.reference for entry in entries if entry.run is None]
+    if lost and not force:
+        raise InvalidConfig(
+            "Imported data cannot be computed again.",
+            key=", ".join(lost),
+            expected="keys that a run made",
+            hint="keep them, or add --force where you have the file that they came from",
+        )
     with store.transaction(f"purge {', '.join(keys)}") as transaction:
         for entry in entries:
             transaction.purge(entry.reference)

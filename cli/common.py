@@ -42,7 +42,18 @@ class H5mlCommand(click.Command):
         from .messages import messages
 
         with messages(settings(ctx).get("verbose", 0)):
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:  # click would make it exit code 1
+                return let_go()
+
+
+def let_go() -> int:
+    """The reader of a pipe (head, less) has seen enough: let the rest go nowhere, and end well."""
+    import sys
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _louder(ctx: click.Context, _param: click.Parameter, value: int) -> None:

@@ -134,6 +134,7 @@ def _compute(module: Module, parameters: Mapping[str, Any], ctx: click.Context) 
     campaign = parameters["campaign"]
     location = named_location(ctx, parameters["location"]) if campaign else parameters["location"]
     store = open_at(location, campaign)
+    _check_lists(store, inputs)
     before = store.root_digest
     with progress_bar(root_key, quiet=parameters["quiet"] or parameters["as_json"]) as report_progress:
         record = run_module(
@@ -191,12 +192,25 @@ def _given_inputs(module: Module, parameters: Mapping[str, Any]) -> dict[str, An
     return {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, ())}
 
 
+def _check_lists(store: Store, inputs: Mapping[str, Any]) -> None:
+    """Say how several keys are given, where somebody joined them by commas (which a key may hold)."""
+    from ..schemas.errors import InvalidConfig
+
+    for name, value in inputs.items():
+        for text in value if isinstance(value, list) else []:
+            parts = [part.strip() for part in str(text).split(",")]
+            if len(parts) > 1 and text not in store and all(part in store for part in parts):
+                option = f"--{name.replace('_', '-')}"
+                expected = " ".join(f"{option} {part}" for part in parts)
+                raise InvalidConfig("Each key has an option of its own.", key=option, expected=expected, found=text)
+
+
 def close_with(store: Store, record: Run, *, found: bool) -> None:
     """Say what lies where after a run."""
     for ref in record.outputs.values():
         entry = store.entry(f"{ref.key}@{ref.version}")
         what = ", ".join(text for text in (formula_text(entry.facts), sizes_text(entry.sizes)) if text)
-        say(f"{entry.key}: {entry.kind} ({what})")
+        say(f"{entry.key}: {entry.kind}" + (f" ({what})" if what else ""))
     how = f"made by run {record.id[:12]} in {record.wall_s:.1f} s"
     how = f"made before by run {record.id[:12]}; nothing was computed" if found else how
     how = f"taken over from {record.reused}; nothing was computed" if record.reused else how

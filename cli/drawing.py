@@ -145,13 +145,13 @@ def plot(key: str, file: Path, dpi: int, selection: str | None, frame: int, loca
     """Draw KEY into FILE.
 
     \b
-    trajectory  energy, temperature with its target, pressure, cell and volume over time, the equilibration shaded
-    clusters    one cluster, its central molecule ringed
-    phonons     bands with the density of states beside them
-    table       G(V) with its fits and V(T), of eos_sampled or eos_fits; a density of states
+    trajectory      energy, temperature with its target, pressure, cell and volume over time
+    clusters        one cluster, its central molecule ringed
+    phonons         bands with the density of states beside them
+    table           G(V) with its fits and V(T), of eos_sampled or eos_fits; a density of states
     thermodynamics  every quantity over temperature
-    evaluation  predictions over labels and, for an ensemble, error over spread
-    features    principal components, coloured by the key that the frames come from
+    evaluation      predictions over labels and, for an ensemble, error over spread
+    features        principal components, coloured by the key that the frames come from
 
     The graph of what a key came from: `h5ml lineage KEY --png FILE`.
     """  # noqa: D301

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,12 @@ _NEAR_A = 0.3
 _LEAST_PAIRS = 3
 _AGREES = 0.25
 _EXPLAINS = 0.9
+_WHOLE = 1e-6
+_SAME_EV = 1e-6
+_SHAPES: Mapping[str, tuple[int | None, ...]] = MappingProxyType(
+    {"energy": (), "forces": (None, 3), "stress": (6,), "dipole": (3,), "charges": (None,)}
+)
+"""Of each property; None: the number of atoms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,8 @@ def read_labels(
     Raises
     ------
     InvalidData
-        If no frame has an energy, or the numbers cannot be in the units that were stated.
+        If no frame has an energy, a frame has no atoms, charge and spin do not fit, a label is no number or of the
+        wrong shape, or the numbers cannot be in the units that were stated.
     """
     theory = stated.theory()
     identity = level_id(theory)
@@ -99,18 +107,12 @@ def read_labels(
     if "energy" in prefixed and any(_of_calculator(atoms, "energy") is not None for atoms in images):
         tell("REF_energy is taken; the file has other energies too, which are left out")
     units = {"energy": factor(stated.energy_unit, "eV"), "forces": factor(stated.forces_unit, "eV/Angstrom")}
-    found = [_values(atoms, prefixed, units) for atoms in images]
+    found = [_values(atoms, prefixed, units, f"{path}, frame {i}") for i, atoms in enumerate(images)]
     properties = [name for name in _NAMES if any(name in values for values in found)]
     if "energy" not in properties:
-        raise InvalidData(
-            "The file has no energies.",
-            key=path,
-            expected="REF_energy, or an energy that ASE knows",
-            found=", ".join(sorted({str(n) for a in images for n in (*a.info, *a.arrays)})) or "positions only",
-            hint="import it as structures: leave --kind out",
-        )
-    systems = [_system(atoms) for atoms in images]
-    _check(path, systems, found, stated)
+        raise _without_energies(path, images)
+    systems = [_system(atoms, f"{path}, frame {i}") for i, atoms in enumerate(images)]
+    _check(path, systems, found, stated, tell)
     rows = []
     for system, values in zip(systems, found, strict=True):
         why = absurdity(values, _LIMITS, len(system.numbers)) if "energy" in values else ""
@@ -119,45 +121,111 @@ def read_labels(
         extra = {"iterations": -1, "attempt": -1, "message": why, "reused_from": "", "wall_time": np.nan}
         flags = {"converged": int(known), "status": status, "identity": identity_of(system, identity)}
         rows.append({**row_of(system, values, properties), **flags, **extra})
-    missing = sum(row["status"] == UNDEFINED for row in rows)
-    if missing:
-        tell(f"{missing} of {len(rows)} frames have no energy; they are marked as undefined")
+    _remarks(rows, found, tell)
     attributes = {"engine": str(theory.get("engine", "")), "method": str(theory.get("method", ""))}
     attributes |= {"level_of_theory": level_text(theory), "level_of_theory_id": identity, "kind": "labels"}
     return joined(rows, attributes)
 
 
-def _values(atoms: Atoms, prefixed: set[str], units: dict[str, float]) -> dict[str, Any]:
-    """What one frame has, in our units and shapes."""
+def _values(atoms: Atoms, prefixed: set[str], units: dict[str, float], where: str) -> dict[str, Any]:
+    """What one frame has, in our units and shapes; numbers that are not finite count as absent."""
     found: dict[str, Any] = {}
     for name in _NAMES:
         if name in prefixed:
             value = atoms.info.get(_PREFIX + name, atoms.arrays.get(_PREFIX + name))
         else:
             value = _of_calculator(atoms, name)
-        if value is None or not np.isfinite(np.asarray(value, dtype=float)).all():
+        if value is None:
             continue
-        array = np.asarray(value, dtype=float) * units.get(name, 1.0)
+        array = _numbers(value, _PREFIX + name if name in prefixed else name, where)
+        if not np.isfinite(array).all():
+            continue
         if name == "stress" and array.size == 9:
             array = array.reshape(9)[[0, 4, 8, 5, 2, 1]]
-        found[name] = array
+        expected = tuple(len(atoms) if size is None else size for size in _SHAPES[name])
+        if array.size != int(np.prod(expected)):
+            raise InvalidData(
+                "A label has the wrong shape.",
+                key=where,
+                expected=f"{name} of shape {expected} for {len(atoms)} atoms",
+                found=f"shape {array.shape}",
+            )
+        found[name] = array.reshape(expected) * units.get(name, 1.0)
     return found
+
+
+def _numbers(value: Any, name: str, where: str) -> Any:
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise InvalidData(
+            "This is no number.", key=where, expected=f"numbers in {name}", found=repr(value)[:100]
+        ) from None
 
 
 def _of_calculator(atoms: Atoms, name: str) -> Any:
     return getattr(atoms.calc, "results", {}).get(name) if atoms.calc is not None else None
 
 
-def _system(atoms: Atoms) -> System:
-    info = {name: atoms.info.get(name) for name in ("charge", "spin_multiplicity")}
-    whole = {name: None if value is None else round(float(value)) for name, value in info.items()}
-    return System.of(atoms, whole["charge"], whole["spin_multiplicity"])
+def _system(atoms: Atoms, where: str) -> System:
+    """The structure with its charge and spin; where the file states them, they must fit the electrons."""
+    if not len(atoms):
+        raise InvalidData("A frame has no atoms.", key=where, expected="at least one atom", found="none")
+    whole: dict[str, int | None] = {}
+    for name in ("charge", "spin_multiplicity"):
+        value = atoms.info.get(name)
+        number = None if value is None else float(_numbers(value, name, where))
+        if number is not None and abs(number - round(number)) > _WHOLE:
+            raise InvalidData(
+                "This must be a whole number.", key=where, expected=f"a whole {name}", found=f"{number:g}"
+            )
+        whole[name] = None if number is None else round(number)
+    system = System.of(atoms, whole["charge"], whole["spin_multiplicity"])
+    unfit = system.unfit_electrons() if any(number is not None for number in whole.values()) else ""
+    if unfit:
+        raise InvalidData(
+            "Charge and spin do not fit.", key=where, expected="charge and spin_multiplicity that fit", found=unfit
+        )
+    return system
+
+
+def _without_energies(path: Path, images: Sequence[Atoms]) -> InvalidData:
+    names = {str(n) for a in images for n in (*a.info, *a.arrays, *getattr(a.calc, "results", {}))}
+    has = bool({"energy", f"{_PREFIX}energy"} & names)
+    return InvalidData(
+        "The file has no energies.",
+        key=path,
+        expected="REF_energy, or an energy that ASE knows",
+        found=f"energies, but none of {len(images)} is finite" if has else ", ".join(sorted(names)) or "no frames",
+        hint="import it as structures: leave --kind out",
+    )
+
+
+def _remarks(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], tell: Tell) -> None:
+    """Say what the frames lack, which ones are absurd, and which occur again."""
+    known = sum("energy" in values for values in found)
+    if known < len(rows):
+        tell(f"{len(rows) - known} of {len(rows)} frames have no energy; they are marked as undefined")
+    without = sum("energy" in values and "forces" not in values for values in found)
+    if without:
+        tell(f"{without} of {len(rows)} frames have an energy but no forces; training sets leave them out")
+    absurd = [row["message"] for row in rows if row["status"] == ABSURD]
+    if absurd:
+        tell(f"{len(absurd)} of {len(rows)} frames are marked as absurd; the first: {absurd[0]}")
+    energies: dict[str, list[float]] = {}
+    for row in rows:
+        energies.setdefault(row["identity"], []).append(float(row["energy"]))
+    again = len(rows) - len(energies)
+    if again:
+        spread = max(float(np.ptp(one)) for one in energies.values())
+        other = f", with energies that differ by up to {spread:.3g} eV" if spread > _SAME_EV else ""
+        tell(f"{again} of {len(rows)} frames equal one before{other}; training sets keep the first")
 
 
 # --- whether the numbers can be what they are said to be ----------------------------------------------------------
 
 
-def _check(path: Path, systems: Sequence[System], found: Sequence[dict[str, Any]], stated: Stated) -> None:
+def _check(path: Path, systems: Sequence[System], found: Sequence[dict[str, Any]], stated: Stated, tell: Tell) -> None:
     """Refuse energies and forces that are in other units, as far as one can tell."""
     for frame, (system, values) in enumerate(zip(systems, found, strict=True)):
         if "energy" in values:
@@ -172,7 +240,10 @@ def _check(path: Path, systems: Sequence[System], found: Sequence[dict[str, Any]
             found=f"{typical:.4g} eV/Angstrom, taken as {stated.forces_unit}",
             hint="name the unit of the file: --forces-unit meV/Angstrom, ...",
         )
-    _check_slope(path, list(_pairs(systems, found)), stated)
+    pairs = list(_pairs(systems, found))
+    if len(pairs) < _LEAST_PAIRS:
+        tell(f"units are checked by their size alone: taken as {stated.energy_unit} and {stated.forces_unit}")
+    _check_slope(path, pairs, stated)
 
 
 def _check_energy(path: Path, frame: int, system: System, energy: float, stated: Stated) -> None:

@@ -44,6 +44,25 @@ def write_lammps(chosen: Chosen, path: Path) -> None:
         jit.compile(wrapped).save(str(path))
 
 
+def write_mliap(chosen: Chosen, path: Path) -> None:
+    """Write a checkpoint for the ML-IAP interface of LAMMPS (``pair_style mliap unified``).
+
+    The file is a pickle, as LAMMPS wants it; mace-torch's class in it works with and without LAMMPS being installed
+    here. The model keeps the form of e3nn; mace-torch's own command converts it to cuEquivariance as well.
+    """
+    module = _module(chosen)
+    from ..compute.potentials.mace_engine import mace_guard
+
+    with mace_guard():
+        from mace.calculators.lammps_mliap_mace import LAMMPS_MLIAP_MACE
+        from torch import save
+
+        module.lammps_mliap = True
+        wrapped = LAMMPS_MLIAP_MACE(module, head=_checkpoint(chosen).models[0].description["head"])
+        with path.open("wb") as file:
+            save(wrapped, file)
+
+
 def read_model(path: Path, *, trust_pickle: bool) -> xr.Dataset:
     """Read a model file of mace-torch as a checkpoint.
 

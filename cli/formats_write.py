@@ -239,6 +239,13 @@ def write_lammps(chosen: Chosen, path: Path) -> None:
     write(chosen, path)
 
 
+def write_mliap(chosen: Chosen, path: Path) -> None:
+    """Write a checkpoint for the ML-IAP interface of LAMMPS."""
+    from .formats_models import write_mliap as write
+
+    write(chosen, path)
+
+
 Format = Callable[[Chosen, Path], None]
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -257,6 +264,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ".model": write_model,
         ".pt": write_torchscript,
         ".lammps.pt": write_lammps,
+        ".mliap.pt": write_mliap,
         ".chemiscope.json.gz": write_chemiscope,
         ".chemiscope.json": write_chemiscope,
     }

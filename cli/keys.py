@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,14 +12,14 @@ from .options import config_options, given_settings
 from .output import byte_text, formula_text, print_json, print_table, sizes_text, time_text
 
 if TYPE_CHECKING:
-    from ..schemas.run import Run
-    from ..store.catalogue import Entry
+    from ..store.catalogue import Catalogue, Entry
+    from ..store.staleness import Staleness
     from ..store.store import Store
 
 
-def entry_record(entry: Entry, runs: Mapping[str, Run]) -> dict[str, Any]:
+def entry_record(entry: Entry, catalogue: Catalogue, staleness: Staleness) -> dict[str, Any]:
     """What ``--json`` says of an entry."""
-    run = runs.get(entry.run or "")
+    run = catalogue.runs.get(entry.run or "")
     return {
         "key": entry.key,
         "version": entry.version,
@@ -33,26 +33,34 @@ def entry_record(entry: Entry, runs: Mapping[str, Run]) -> dict[str, Any]:
         "digest": entry.digest,
         "run": entry.run,
         "run_status": run.status if run else None,
+        "stale": staleness.of(entry),
         "tags": entry.tags,
         "purged": entry.purged,
     }
 
 
 def _print_entries(entries: Iterable[Entry], store: Store, *, versions: bool, as_json: bool) -> None:
-    runs = store.catalogue.runs
+    from ..store.staleness import Staleness
+
+    catalogue = store.catalogue
+    staleness = Staleness(catalogue)
     if as_json:
-        print_json([entry_record(entry, runs) for entry in entries])
+        print_json([entry_record(entry, catalogue, staleness) for entry in entries])
         return
     chosen = list(entries)
     columns = ["key", "kind", "records", "formula", "sizes", "changed (UTC)", "run"]
     columns += ["tags"] if any(entry.tags for entry in chosen) else []
-    rows = [_row(entry, runs, versions=versions)[: len(columns)] for entry in chosen]
+    rows = [_row(entry, _state(entry, catalogue, staleness), versions=versions)[: len(columns)] for entry in chosen]
     print_table(columns, rows, right=("records",), empty=f"No keys in {store.location}.")
 
 
-def _row(entry: Entry, runs: Mapping[str, Run], *, versions: bool) -> tuple[Any, ...]:
-    run = runs.get(entry.run or "")
-    status = "purged" if entry.purged else run.status if run else "imported" if entry.origin else ""
+def _state(entry: Entry, catalogue: Catalogue, staleness: Staleness) -> str:
+    run = catalogue.runs.get(entry.run or "")
+    state = "purged" if entry.purged else run.status if run else "imported" if entry.origin else ""
+    return f"{state}, stale" if staleness.of(entry) else state
+
+
+def _row(entry: Entry, state: str, *, versions: bool) -> tuple[Any, ...]:
     return (
         entry.reference if versions else entry.key,
         entry.kind,
@@ -60,7 +68,7 @@ def _row(entry: Entry, runs: Mapping[str, Run], *, versions: bool) -> tuple[Any,
         formula_text(entry.facts),
         sizes_text(entry.sizes),
         time_text(entry.modified),
-        status,
+        state,
         ", ".join(entry.tags),
     )
 
@@ -72,16 +80,20 @@ def _row(entry: Entry, runs: Mapping[str, Run], *, versions: bool) -> tuple[Any,
 @store_option
 def ls(path: str, versions: bool, as_json: bool, location: str | None) -> None:
     """List the keys, or those below PATH."""
-    from ..schemas.errors import UnknownKey, nearest
-
     store = open_at(location)
     conditions = {"under": path.strip("/"), "versions": versions}
     found = store.query(**conditions)
-    if path and not found:
-        raise UnknownKey(
-            "There is no such key or path.", key=path, hint=nearest(path, store.keys()) or "`h5ml ls` lists all keys"
-        )
+    _check_path(store, path, found)
     _print_entries(found, store, versions=versions, as_json=as_json)
+
+
+def _check_path(store: Store, path: str, found: Sequence[Any]) -> None:
+    """Say that nothing lies below a path, where one was given."""
+    from ..schemas.errors import UnknownKey, nearest
+
+    if path.strip("/") and not found:
+        hint = nearest(path, store.keys()) or "`h5ml ls` lists all keys"
+        raise UnknownKey("There is no such key or path.", key=path, hint=hint)
 
 
 def _print_query(**options: Any) -> None:
@@ -90,11 +102,23 @@ def _print_query(**options: Any) -> None:
     store = open_at(options["location"])
     conditions = given_settings(Query, options)
     found = store.query(**conditions)
+    if not found:
+        _explain_nothing(store, conditions)
     if options["as_json"] or options["long"]:
         _print_entries(found, store, versions=bool(conditions.get("versions")), as_json=options["as_json"])
         return
     for entry in found:
         click.echo(entry.reference if conditions.get("versions") else entry.key)
+
+
+def _explain_nothing(store: Store, conditions: Mapping[str, Any]) -> None:
+    """Say that nothing was found; a kind that does not exist is an error."""
+    from ..schemas.kinds import kind_named
+
+    kind = conditions.get("kind")
+    if kind is not None and all(entry.kind != kind for entry in store.catalogue):
+        kind_named(kind)
+    click.echo(f"No key of {store.location} fulfils all conditions.", err=True)
 
 
 def _query_command() -> click.Command:
@@ -125,6 +149,7 @@ def tree(path: str, as_json: bool, location: str | None) -> None:
     """Draw the keys (or those below PATH) as a tree."""
     store = open_at(location)
     entries = store.entries(path)
+    _check_path(store, path, entries)
     branches: dict[str, Any] = {}
     for entry in entries:
         branch = branches
@@ -154,7 +179,7 @@ def _draw(branch: Mapping[str, Any], indent: str) -> None:
             click.echo(line)
             _draw(below, indent + ("    " if last else "│   "))
         else:
-            click.echo(f"{line}  ({below.kind}: {sizes_text(below.sizes) or 'no dimensions'})")
+            click.echo(f"{line}  ({': '.join(filter(None, (below.kind, sizes_text(below.sizes))))})")
 
 
 @command("du", "Show how many bytes the keys take.")
@@ -168,6 +193,7 @@ def du(path: str, depth: int | None, as_json: bool, location: str | None) -> Non
 
     store = open_at(location)
     sums: dict[str, int] = {}
+    _check_path(store, path, store.entries(path.strip("/")))
     for found in usage(store, path.strip("/")):
         name = "/".join(found.key.split("/")[:depth]) if depth else found.key
         sums[name] = sums.get(name, 0) + found.bytes

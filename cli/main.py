@@ -41,7 +41,7 @@ COMMANDS = (
     Lazy("run", "campaigns:run", "Make every key of the campaign that is missing or stale.", COMPUTE, guarded=False),
     Lazy("status", "campaigns:status", "Show how the steps of the campaign stand, also while it runs.", COMPUTE),
     Lazy("audit", "provenance:audit", "Recompute digests and check the whole history.", ORIGIN),
-    Lazy("lineage", "provenance:lineage", "Show what a key came from, or what came from it.", ORIGIN),
+    Lazy("lineage", "lineage:lineage", "Show what a key came from, or what came from it.", ORIGIN),
     Lazy("diff", "provenance:diff", "Compare two keys or two versions of one.", ORIGIN),
     Lazy("replay", "provenance:replay", "Compute a key again and compare.", ORIGIN, guarded=False),
     Lazy("kinds", "reference:kinds", "Print the kinds of data, or one of them in full.", REFERENCE),
@@ -102,8 +102,9 @@ def ending(work: Callable[[], Any]) -> int:
         click.echo("Stopped.", err=True)
         return 130
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        from .common import let_go
+
+        return let_go()
     except Exception as error:  # noqa: BLE001 - the last resort: a short message instead of a traceback
         from .common import unexpected
 

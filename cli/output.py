@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,8 +12,12 @@ from typing import Any
 import click
 
 _DIMENSIONS = 5
+_OF_TENSORS = re.compile(r"n\d+(_\d+)?")
+"""Dimensions of the tensors of a checkpoint: they say their length and nothing else."""
+_RICH_ROWS = 1000
+"""A longer table is printed plain, which is a hundred times as fast."""
 
-_STATUS_STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
+_STATUS_STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "done, stale": "yellow"}
 _KIB = 1024.0
 
 
@@ -55,7 +60,7 @@ def print_table(
     if not texts:
         click.echo(empty, err=True)
         return
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and len(texts) <= _RICH_ROWS:
         _print_rich(columns, texts, right)
         return
     widths = [max(len(row[i]) for row in [list(columns), *texts]) for i in range(len(columns))]
@@ -91,6 +96,11 @@ def print_fields(fields: Mapping[str, Any]) -> None:
         click.echo(f"{name + ':':<{width}}{value}")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 key``, ``2 keys``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def byte_text(count: float) -> str:
     """A number of bytes for people: ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -107,9 +117,10 @@ def time_text(time: str | None) -> str:
 
 def sizes_text(sizes: Mapping[str, int]) -> str:
     """The first dimension lengths: ``frame 41, atom 32``."""
-    hidden = {"xyz", "xyz_2", "cell_vector", "cell_vector_2", "voigt"}
+    hidden = {"xyz", "xyz_2", "cell_vector", "cell_vector_2", "voigt", "bond_end", "source_index"}
     first = ("frame", "record", "row", "state", "q", "molecule")
-    shown = sorted((dim for dim in sizes if dim not in hidden), key=lambda dim: (dim not in first, dim))
+    named = (dim for dim in sizes if dim not in hidden and not _OF_TENSORS.fullmatch(dim))
+    shown = sorted(named, key=lambda dim: (dim not in first, dim))
     more = f" +{len(shown) - _DIMENSIONS}" if len(shown) > _DIMENSIONS else ""
     return ", ".join(f"{dim} {sizes[dim]}" for dim in shown[:_DIMENSIONS]) + more
 

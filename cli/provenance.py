@@ -1,4 +1,4 @@
-"""Commands that say where data came from: ``audit``, ``lineage``, ``diff``, ``replay``."""
+"""Commands that check where data came from: ``audit``, ``diff``, ``replay``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.errors import InvalidConfig
 from .common import KEY, command, find_location, json_option, open_at, open_named, say, store_option
 from .lazy import settings
 from .output import print_json
@@ -14,8 +15,6 @@ from .output import print_json
 if TYPE_CHECKING:
     from ..compute.replay import Comparison, Replay
     from ..store.store import Store
-
-TARGET = click.Path(dir_okay=False, path_type=Path)
 
 
 @command("audit", "Recompute digests and check the whole history.")
@@ -31,12 +30,14 @@ def audit(ctx: click.Context, path: str, root: str | None, strict: bool, as_json
     The last line says the root digest, which names the state of the whole store. Write it down (into a paper): with
     --root even data that were rewritten together with all their digests are found.
     """
+    from ..schemas.errors import UnknownKey
     from ..store.audit_child import audit_isolated
     from ..store.opening import engine_for
     from .progress import progress_bar
 
     where = find_location(location)
     _check_there(where)
+    _check_root(root)
     with progress_bar("audit", quiet=as_json) as report_progress:
         report = audit_isolated(
             engine_for(where).location,
@@ -45,6 +46,8 @@ def audit(ctx: click.Context, path: str, root: str | None, strict: bool, as_json
             progress=report_progress,
             timeout_s=settings(ctx).get("timeout_s"),
         )
+    if path.strip("/") and not (report.findings or report.keys or report.runs):
+        raise UnknownKey("There is no such key or path.", key=path, hint="`h5ml ls` lists all keys")
     if as_json:
         print_json(report.record())
     else:
@@ -54,6 +57,19 @@ def audit(ctx: click.Context, path: str, root: str | None, strict: bool, as_json
             click.echo(f"the noted root digest is that of {_ago(report.root_age)}")
         click.echo(report.summary())
     return report.exit_code(strict=strict)
+
+
+def _check_root(root: str | None) -> None:
+    """Refuse what cannot be a root digest, rather than say that the history was rewritten."""
+    digits = (root or "0" * 16).strip().lower()
+    if len(digits) < 16 or len(digits) > 64 or not set(digits) <= set("0123456789abcdef"):
+        raise InvalidConfig(
+            "This is no root digest.",
+            key="--root",
+            expected="64 hexadecimal digits, or the first 16 of them or more",
+            found=root,
+            hint="the last line of `h5ml audit` shows it",
+        )
 
 
 def _ago(commits: int) -> str:
@@ -66,54 +82,6 @@ def _check_there(location: str) -> None:
 
     if "://" not in location and not Path(location).expanduser().exists():
         raise NotAStore("There is no store.", key=location, hint=f"`h5ml init {location}` makes one")
-
-
-# --- lineage -----------------------------------------------------------------------------------------------------
-
-
-@command("lineage", "Show what a key came from, or what came from it.")
-@click.argument("key", type=KEY)
-@click.option("--down", "direction", flag_value="down", help="What came from the key.")
-@click.option("--both", "direction", flag_value="both", help="What it came from, and what came from it.")
-@click.option("--depth", type=click.IntRange(min=1), help="Follow at most so many runs.")
-@click.option("--calls", is_flag=True, help="Every call for itself, also where a run made more than three of a module.")
-@click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flowchart.")
-@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
-@click.option("--png", "file", type=TARGET, help="Draw it into a file (.png, .pdf, .svg).")
-@json_option
-@store_option
-def lineage(
-    key: str,
-    direction: str | None,
-    depth: int | None,
-    calls: bool,
-    form: str | None,
-    file: Path | None,
-    as_json: bool,
-    location: str | None,
-) -> None:
-    """Show what KEY (or KEY@VERSION) came from: runs, their inputs, engines and files, as a tree.
-
-    A run that called others also came from what it received from them. --json always names every call.
-    """
-    from ..store.lineage import lineage as follow
-
-    way: Any = direction or "up"
-    graph = follow(open_at(location), key, way, depth, calls=calls or as_json)
-    if file is not None:
-        from ..store.lineage_plot import plot
-        from .plots import save
-
-        save(plot(graph, title=f"Lineage of {graph.root}"), file)
-        say(f"{file}: {len(graph.nodes)} nodes, {len(graph.edges)} links")
-    elif as_json:
-        print_json(graph.record())
-    elif form is not None:
-        click.echo(graph.mermaid() if form == "mermaid" else graph.dot(), nl=False)
-    else:
-        click.echo(graph.text())
-        if any(node.type == "calls" for node in graph.nodes.values()):
-            click.echo("\n--calls shows each call and what it made")
 
 
 # --- replay ------------------------------------------------------------------------------------------------------
@@ -160,7 +128,7 @@ def replay(
             potentials=_named_models(models),
             trust_pickle=trust_pickle,
         )
-    accepted = all(comparison.largest <= tolerance for comparison in done.comparisons.values())
+    accepted = all(comparison.within(tolerance) for comparison in done.comparisons.values())
     if as_json:
         print_json(_replay_record(done, accepted=accepted))
     else:
@@ -168,6 +136,10 @@ def replay(
             say(_compared(comparison, tolerance))
         if done.differing_calls:
             say(f"calls that gave other data: {', '.join(done.differing_calls)}")
+        for comparison in done.comparisons.values():
+            if comparison.altered:
+                name = comparison.reference
+                say(f"`h5ml purge {name}`, then `h5ml replay {name}`, puts back what was computed")
         for reference in done.restored:
             say(f"{reference}: its data are back")
         say(f"run {done.run.id[:12]} took {done.run.wall_s:.1f} s then and {done.again.wall_s:.1f} s now")
@@ -191,11 +163,8 @@ def _named_models(models: tuple[str, ...]) -> dict[str, Any]:
 def _compared(comparison: Comparison, tolerance: float) -> str:
     if comparison.equal:
         return f"{comparison.reference}: equal, bit by bit"
-    worst = ", ".join(f"{name} {value:.2g}" for name, value in sorted(comparison.deviations.items()))
-    verdict = f"within {tolerance:g}" if comparison.largest <= tolerance else "DIFFERENT"
-    return (
-        f"{comparison.reference}: {verdict}; largest deviation {comparison.largest:.3g} ({worst or 'not comparable'})"
-    )
+    verdict = f"within {tolerance:g}" if comparison.within(tolerance) else "DIFFERENT"
+    return f"{comparison.reference}: {verdict}: {comparison.text()}"
 
 
 def _replay_record(done: Replay, *, accepted: bool) -> dict[str, Any]:
@@ -205,8 +174,10 @@ def _replay_record(done: Replay, *, accepted: bool) -> dict[str, Any]:
             "equal": c.equal,
             "recorded": c.recorded,
             "found": c.found,
-            "largest_deviation": c.largest,
             "deviations": c.deviations,
+            "places": c.places,
+            "differences": c.differences,
+            "altered": c.altered,
         }
         for name, c in done.comparisons.items()
     }
@@ -257,7 +228,7 @@ def export_provenance(store: Store, key: str | None, prov: Path | None, crate: P
     KeyTaken
         If the folder for the crate is not empty.
     """
-    from ..schemas.errors import InvalidConfig, StoreWriteFailed
+    from ..schemas.errors import StoreWriteFailed
     from ..store.provenance import export_crate, prov_json
 
     keys = [key] if key else None

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 @store_option
 def show(key: str, as_json: bool, location: str | None) -> None:
     """Show what lies at KEY (or KEY@VERSION): variables, units, attributes, run, tags, notes, and how to open it."""
+    from ..store.staleness import Staleness
     from ..store.transfer import entry_bytes
 
     store = open_at(location)
     entry = store.entry(key)
     run = store.catalogue.runs.get(entry.run or "")
     variables = [] if entry.purged else _variables(store, entry)
+    staleness = Staleness(store.catalogue)
     if as_json:
-        record = entry_record(entry, store.catalogue.runs)
+        record = entry_record(entry, store.catalogue, staleness)
         record |= {"attributes": entry.attributes, "origin": entry.origin, "notes": entry.notes}
         record |= {"variables": variables, "open": _opening(store, entry)}
         print_json(record | {"run_record": run.record() if run else None})
@@ -49,6 +51,7 @@ def show(key: str, as_json: bool, location: str | None) -> None:
             "created": f"{time_text(entry.created)} UTC",
             "changed": f"{time_text(entry.modified)} UTC" if entry.modified != entry.created else "",
             "tags": ", ".join(entry.tags),
+            "stale": " ".join(staleness.of(entry)),
             "origin": ", ".join(f"{name} {value}" for name, value in entry.origin.items()),
         }
     )

@@ -163,7 +163,8 @@ def export(
     .csv          tables and data along one dimension
     .nc           the dataset as plain netCDF-4
     .h5           a training set for MACE (.xyz: with REF_ names)
-    .model .pt .lammps.pt  a checkpoint for mace-torch, as TorchScript, and for LAMMPS
+    .model .pt    a checkpoint for mace-torch, as TorchScript
+    .lammps.pt .mliap.pt  a checkpoint for LAMMPS: pair styles mace and mliap unified
     .chemiscope.json.gz  a map of features with its structures, for https://chemiscope.org
 
     Frames of the equilibration are left out unless asked for. A selection gives the frames that it refers to.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .common import KEY, command, find_location, json_option, open_at, open_named, say, store_option
-from .output import byte_text, print_json, print_table
+from .output import byte_text, counted, print_json, print_table
 
 
 @command("copy", "Copy keys (with what they came from) into another store.")
@@ -56,7 +56,7 @@ def copy(
         say(f"left out {reference}: {target} has a later version")
     say(
         f"{target}: {len(report.copied)} copied ({byte_text(report.bytes)}), {len(report.skipped)} there already, "
-        f"{report.runs} run records"
+        f"{counted(report.runs, 'run record')}"
     )
 
 
@@ -69,22 +69,36 @@ def copy(
 def gc(dry_run: bool, keep_versions: int, restarts: bool, as_json: bool, location: str | None) -> None:
     """Remove the data of older versions (their lineage and digests stay) and what finished runs left.
 
-    Versions with a tag are kept. `h5ml compact` then gives the space back to the file system.
+    Versions with a tag are kept, and those that the newest version of another key was made of. `h5ml compact` then
+    gives the space back to the file system.
     """
     from ..store.maintenance import gc as collect
 
     report = collect(open_at(location), dry_run=dry_run, keep_versions=keep_versions, restarts=restarts)
     if as_json:
         items = [{"what": i.what, "name": i.name, "bytes": i.bytes, "why": i.why} for i in report.items]
-        print_json({"items": items, "bytes": report.bytes, "dry_run": dry_run, "leftovers": report.leftovers})
+        print_json(
+            {
+                "items": items,
+                "bytes": report.bytes,
+                "dry_run": dry_run,
+                "kept": report.kept,
+                "leftovers": report.leftovers,
+            }
+        )
         return
     rows = [(item.what, item.name, byte_text(item.bytes), item.why) for item in report.items]
     if rows:
         print_table(("what", "name", "size", "why"), rows, right=("size",))
+    for reference, user in report.kept.items():
+        click.echo(f"note: {reference} stays, because {user} was made of it", err=True)
     for text in report.leftovers:
         click.echo(f"note: {text}", err=True)
     verb = "would be removed" if dry_run else "removed"
-    say(f"{len(rows)} things {verb}, {byte_text(report.bytes)}" + ("; `h5ml compact` gives it back" if rows else ""))
+    say(
+        f"{counted(len(rows), 'thing')} {verb}, {byte_text(report.bytes)}"
+        + ("; `h5ml compact` gives it back" if rows else "")
+    )
 
 
 @command("compact", "Give back the space of what was removed.")

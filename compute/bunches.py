@@ -6,14 +6,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..store.blob import pack
-from .signals import OutOfTime, TimeLimit, watchdog
+from .signals import ItemLimit, OutOfTime, TimeLimit
+
+if TYPE_CHECKING:
+    from .distributed_results import Kept
 
 Item = tuple[int, Any]
-Outcome = tuple[bytes | None, str]
-"""The packed result of an item, or None and why it failed."""
+Outcome = tuple["bytes | Kept | None", str]
+"""The packed result of an item (or where it lies in a bucket), or None and why it failed."""
 
 ATTEMPTS = 2
 AIM_SECONDS = 0.1
@@ -84,15 +87,20 @@ class Bunches:
         return [(index, outcome) for (index, _), outcome in zip(bunch, answer.outcomes, strict=False)]
 
 
-def attempt_bunch(function: Callable[[Any], Any], items: list[Any], time_limit_s: float | None) -> Answer:
+def attempt_bunch(function: Callable[[Any], Any], bunch: list[Item], limit: ItemLimit) -> Answer:
     """Apply a function to the items of a bunch on a worker, which ends itself where one of them takes too long."""
     began = time.perf_counter()
     outcomes: list[Outcome] = []
-    for item in items:
-        with watchdog(time_limit_s):
-            outcomes.append(attempt(function, item, time_limit_s))
-        if time.perf_counter() - began > MOST_SECONDS:
-            break
+    given_up = limit.given_up()
+    with limit.watching() as watch:
+        for index, item in bunch:
+            if index in given_up:
+                outcomes.append((None, given_up[index]))
+                continue
+            with watch(index):
+                outcomes.append(attempt(function, item))
+            if time.perf_counter() - began > MOST_SECONDS:
+                break
     return Answer(outcomes, time.perf_counter() - began)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,7 @@ from ..store.store import Store
 from .crew import Crew, Pending, Services, Terms
 from .execution import Setting
 from .foresight import StepResult, file_digest, foresee
-from .graph import Graph, build_graph
-from .inputs import EngineInput
+from .graph import Graph, build_graph, check_engines
 from .module import Progress
 from .plan import Plan
 from .registry import Registry
@@ -123,8 +123,10 @@ def run_campaign(
     if dry_run or all(result.action == "none" for result in results):
         for result in results:
             told.ended(result)
+        if not dry_run:
+            _settle(store)
         return results
-    _check_engines(graph, results)
+    check_engines(graph, [result.key for result in results if result.action == "compute"])
     place = scheduler if scheduler is not None else campaign.scheduler
     with session(store, place, modules, None, committer) as (services, setting):
         drive = Drive(graph, keys, reader, services, setting, told, force=force, keep_going=keep_going)
@@ -148,19 +150,10 @@ def _foresee_all(
     return results
 
 
-def _check_engines(graph: Graph, results: Sequence[StepResult]) -> None:
-    """Make the potentials of steps that wait for others once, so that a wrong one is found before anything runs."""
-    seen: set[tuple[str, bool, str]] = set()
-    for result in results:
-        node = graph.nodes[result.key]
-        if not isinstance(node.step, ComputeStep) or node.module is None or result.action != "compute":
-            continue
-        for name, texts in (node.reads or {}).items():
-            for text in texts if node.module.reads[name].is_potential else ():
-                known = (text, node.step.trust_pickle, node.step.device)
-                if ":" in text and known not in seen:
-                    EngineInput.of(text, trust_pickle=node.step.trust_pickle, device=node.step.device)
-                    seen.add(known)
+def _settle(store: Store) -> None:
+    """Merge what a killed campaign committed last: nothing else will be written that does it."""
+    with contextlib.suppress(H5mlError, OSError):  # a store that may only be read is whole without it
+        store.engine.unlock()
 
 
 class Drive:
@@ -291,11 +284,11 @@ class Drive:
             reference = f"{first.key}@{first.version}"
             found = replay_run(self._store, reference, scheduler=services.scheduler, registry=services.registry)
             if not found.equal:
-                worst = {name: comparison.largest for name, comparison in found.comparisons.items()}
+                told = {name: comparison.text() for name, comparison in found.comparisons.items()}
                 raise ComputeFailed(
                     "Computed again, the step gives other data; the stored ones are kept.",
                     key=result.key,
-                    found=", ".join(f"{name} differs by {value:.3g}" for name, value in worst.items() if value),
+                    found="; ".join(f"{name} differs: {text}" for name, text in told.items() if text),
                     hint=f"`h5ml replay {first.key}` shows more; `h5ml rm` what shall be made anew",
                 )
         self._end(result)

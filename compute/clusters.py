@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ..schemas.errors import InvalidData
 from ..schemas.kinds import CLUSTERS, STRUCTURES, TRAJECTORY
 from .clusters_config import Clusters
-from .module import POTENTIAL, Block, Context, Module, One, Optional, Request, Writes
+from .module import POTENTIAL, Block, Context, Map, Module, One, Optional, Request, Writes
 
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
     from numpy.typing import NDArray
+
+    from .structure.single_points import Label
 
 
 def clusters(
@@ -28,10 +30,12 @@ def clusters(
     inputs : mapping
         ``frames``: a dataset of frames of one system; ``model``: a Potential or None.
     context : Context
-        Progress, and how many frames of each output are committed.
+        Progress, and how many frames are done.
 
     Yields
     ------
+    Map
+        Energies and forces of the clusters of some frames, each from a cold engine.
     Block
         ``block_frames`` frames of every cluster.
 
@@ -40,8 +44,12 @@ def clusters(
     dict
         ``molecular_crystal``.
     """
+    import xarray as xr
+
+    from .structure.cluster_labels import with_labels
     from .structure.cutting import SubsystemCutter
     from .structure.frames import atoms_of, iterate_atoms
+    from .structure.single_points import labels_of, single_point, single_points
 
     source, model = inputs["frames"], inputs.get("model")
     chosen = _frames(config, source)
@@ -56,17 +64,24 @@ def clusters(
     )
     for name, other in cutter.same_as.items():
         context.logger.warning("the cluster %s is the same as %s and is left empty", name, other)
-    done = max(context.committed.get(name, 0) for name in config.cluster_outputs())
+    done = 0 if context.restart is None else int(context.restart["frames_done"][0])
     changed = failed = 0
     while done < len(chosen):
         block = chosen[done : done + config.block_frames]
-        made = cutter.cut(iterate_atoms(source, block), block.tolist(), model, needed=done == 0)
+        cuts = cutter.pieces(iterate_atoms(source, block), block.tolist())
+        labels: list[Label] | None = None
+        if model is not None:
+            items = single_points((system for cut in cuts.values() for system in cut.systems), model)
+            name = f"frames_{done}_to_{done + len(block)}"
+            labels = labels_of((yield Map(single_point, items, name=name)))
+        made = with_labels(cuts, labels, needed=done == 0)
         changed += _changed(made)
         failed += sum(int(dataset["energy"].isnull().sum()) for dataset in made.values() if "energy" in dataset)
         done += len(block)
         context.progress(done, len(chosen), f"frame {block[-1]}")
         first = done == len(block)
-        yield Block({name: dataset for name, dataset in made.items() if first or dataset.sizes["frame"]})
+        data = {name: dataset for name, dataset in made.items() if first or dataset.sizes["frame"]}
+        yield Block(data, restart=xr.Dataset({"frames_done": (("one",), [done])}))
     if changed:
         context.logger.warning("%d of the frames have broken or new bonds and are marked: source_intact = 0", changed)
     if failed:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import ComputeFailed
 from ..schemas.key import Key
 from ..schemas.kind import Kind
 from ..schemas.run import Run
+from ..store.icechunk_distributed import Handover, Outdated, adopt
 from ..store.log import event_of
 from ..store.prepare import Storage
 from ..store.transaction import Transaction
 from ..store.work import Work
-from .identity import is_alive
+from .identity import is_alive, process
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -87,6 +88,38 @@ class RunTransaction(Transaction):
                     found=found[:16],
                     hint="nothing was changed; run `h5ml audit`, or take another root key",
                 )
+
+        self._operations.append(check)
+
+    def also(self, operation: Callable[[Work], None]) -> None:
+        """Do something that only the store's own parts can say."""
+        self._operations.append(operation)
+
+    def adopt(self, handover: Handover, run_id: str, answer: Callable[[str], None]) -> None:
+        """Commit what a worker handed over, or leave it out where it does not fit any more.
+
+        Parameters
+        ----------
+        handover : Handover
+            What a transaction of a run did on a fork.
+        run_id : str
+            The run; it must still be this process that is at it.
+        answer : callable
+            Told why it was left out, or nothing (an empty text); again if the transaction is executed again.
+        """
+        here = process()
+
+        def check(work: Work) -> None:
+            run = work.catalogue.runs.get(run_id)
+            if run is None or any(run.environment.get(name) != here[name] for name in ("host", "pid")):
+                answer("Another process is at this run.")
+                return
+            try:
+                adopt(work, handover)
+            except Outdated as error:
+                answer(str(error))
+            else:
+                answer("")
 
         self._operations.append(check)
 

@@ -18,9 +18,9 @@ from .execution import Execution, Requests, Setting, now
 from .module import Progress
 from .plan import Plan
 from .registry import Registry
-from .scheduler import Future, Scheduler
+from .scheduler import Future, Scheduler, failure_text
 from .signals import LinkedStop
-from .staging import Committer, Task, work
+from .staging import Committer
 from .standing import Elsewhere, Found, Start, look_up
 from .take_over import take_over
 
@@ -167,10 +167,8 @@ class Crew:
         if plan.module.calls is not None:  # it will ask for other runs, which only this process can answer
             self._begin_thread(pending)
             return
-        services.committer.folder.mkdir(parents=True, exist_ok=True)
         needs = {**plan.module.resources, **pending.terms.resources}
-        task = Task(self._store, plan, services.committer.folder, needs, pending.terms.time_limit_s)
-        pending.future = services.scheduler.submit(work, task, needs)
+        pending.future = services.committer.send(services.scheduler, plan, needs, pending.terms.time_limit_s)
         pending.on_worker = True
 
     def _begin_thread(self, pending: Pending) -> None:
@@ -183,8 +181,14 @@ class Crew:
         pending.future = self._threads.submit(self._services.execute, pending.plan, self._services, setting, True)
 
     def _setting_of(self, pending: Pending) -> Setting:
-        limit = pending.terms.time_limit_s
-        return Setting(self._setting.stop, self.progress_of(pending), self._setting.logger, time_limit_s=limit)
+        progress, terms = self.progress_of(pending), pending.terms
+        return Setting(
+            self._setting.stop,
+            progress,
+            self._setting.logger,
+            time_limit_s=terms.time_limit_s,
+            needs=terms.resources,
+        )
 
     def progress_of(self, pending: Pending) -> Progress:
         """Where a run reports: through the one that began it."""
@@ -227,7 +231,7 @@ class Crew:
             self._fail(pending, error)
         except Exception as error:  # noqa: BLE001 - whatever dask says of a worker that died
             self._services.scheduler.check()
-            self._fail(pending, self._lost(pending, f"{type(error).__name__}: {error}"))
+            self._fail(pending, self._lost(pending, failure_text(error)))
         else:
             if pending.on_worker:
                 self._collect(pending, outcome)

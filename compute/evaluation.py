@@ -48,13 +48,16 @@ def evaluation(
     """
     from .evaluation_predict import check_elements, members_of, predict
     from .evaluation_report import Report
-    from .evaluation_source import sources_of, tasks_of
+    from .evaluation_source import other_levels, sources_of, tasks_of
 
     models = tuple(member for potential in inputs["model"] for member in members_of(potential))
     sources = sources_of(config, inputs["labels"], context.sources.get("labels", ()))
     elements = {z: place for source in reversed(sources) for z, place in source.elements().items()}
     for model in models:
         check_elements(model, dict(sorted(elements.items())))
+        model.calculator()  # a checkpoint that does not fit its description is refused before anything is computed
+    for text in other_levels(inputs["model"], sources):
+        context.logger.warning("%s", text)
     tasks = tasks_of(config, models, sources)
     context.logger.info("%d frames, %d models", sum(len(s.frames) for s in sources), len(models))
     results = yield Map(predict, [task.work for task in tasks], name="predictions")
@@ -64,12 +67,14 @@ def evaluation(
         predictions = report.add(task, result)
         if report.n_frames > done:
             yield Block({"predictions": predictions})
+    if report.n_failed:
+        context.logger.warning("no prediction of %d of %d frames: see status", report.n_failed, report.n_frames)
     return {"evaluation": report.dataset()}
 
 
 MODULE = Module(
     name="evaluation",
-    version="1",
+    version="2",
     config=Evaluation,
     reads={"model": Many(POTENTIAL), "labels": Many(LABELS, STRUCTURES, CLUSTERS, TRAJECTORY, TRAINING_SET)},
     writes={"evaluation": EVALUATION, "predictions": LABELS},

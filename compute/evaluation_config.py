@@ -22,6 +22,11 @@ class Evaluation(Config):
     parity_components: int = Field(
         20_000, ge=1, description="Components of forces that are kept for parity plots, drawn at random."
     )
+    calibration_atoms: int = Field(
+        1_000_000,
+        ge=1,
+        description="Ensembles: atoms whose errors and uncertainties of forces are compared, drawn at random.",
+    )
     alpha: float = Field(
         0.1, gt=0, lt=1, description="Ensembles: share of errors that calibrated uncertainties may fall below."
     )

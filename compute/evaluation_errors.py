@@ -1,4 +1,4 @@
-"""Errors of predictions, gathered frame by frame and summed up by group."""
+"""Errors of predictions: of forces as sums by frame and element, all others frame by frame; then by group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-MEASURES = ("mae", "rmse")
 _COLUMNS = (
     "n_frames",
     "n_atoms",
@@ -24,37 +23,60 @@ _COLUMNS = (
     "stress_mae",
     "stress_rmse",
 )
+_SUMS = ("absolute", "square", "components", "atoms")
+_NUMBERS = 256
 
 
 @dataclass(slots=True)
 class Collected:
-    """What is kept of every frame and every atom; errors are predictions minus labels.
+    """What is kept of every frame, and of every element of a frame; nothing is kept of an atom.
 
     Attributes
     ----------
     frames : dict of str to list of array
-        ``n_atoms``, ``energy_reference``, ``energy_predicted`` (eV), ``stress_reference``, ``stress_predicted``,
-        ``energy_spread`` (eV) ...
-    atoms : dict of str to list of array
-        ``number``, ``force_error`` (atoms, 3), ``force_spread`` (eV/Angstrom).
+        ``n_atoms``, ``energy_reference``, ``energy_predicted`` (eV), ``stress_reference``, ``stress_predicted``
+        (eV/Angstrom^3), ``energy_spread`` (eV) ...
+    forces : dict of str to list of array
+        Of one element of one frame: ``frame``, ``number``, and of the errors of its forces, predictions minus labels:
+        sums of magnitudes ``absolute`` (eV/Angstrom) and of squares ``square``, how many ``components`` these are, and
+        ``atoms`` with a whole vector.
     """
 
     frames: dict[str, list[Any]] = field(default_factory=dict)
-    atoms: dict[str, list[Any]] = field(default_factory=dict)
+    forces: dict[str, list[Any]] = field(default_factory=dict)
+    _n_frames: int = 0
 
-    def add(self, frames: Mapping[str, Any], atoms: Mapping[str, Any]) -> None:
-        """Take some more."""
-        for kept, new in ((self.frames, frames), (self.atoms, atoms)):
+    def add(self, frames: Mapping[str, Any], numbers: Integers, force_error: Floats) -> None:
+        """Take some more.
+
+        Parameters
+        ----------
+        frames : mapping of str to array (frames, ...)
+            What is kept as it is; ``n_atoms`` among it.
+        numbers, force_error : array (atoms,) and (atoms, 3)
+            Atomic numbers, and errors of forces (eV/Angstrom; NaN where unknown), of the frames end to end.
+        """
+        n_atoms = frames["n_atoms"]
+        for kept, new in ((self.frames, frames), (self.forces, self._sums(n_atoms, numbers, force_error))):
             for name, values in new.items():
                 kept.setdefault(name, []).append(values)
+        self._n_frames += len(n_atoms)
 
     def of_frames(self, name: str) -> NDArray[Any]:
         """All frames, end to end."""
         return np.concatenate(self.frames[name])
 
-    def of_atoms(self, name: str) -> NDArray[Any]:
-        """All atoms, end to end."""
-        return np.concatenate(self.atoms[name])
+    def _sums(self, n_atoms: Integers, numbers: Integers, error: Floats) -> dict[str, NDArray[Any]]:
+        frame = np.repeat(np.arange(len(n_atoms)), n_atoms)
+        pairs, place = np.unique(frame * _NUMBERS + numbers, return_inverse=True)
+        known = np.isfinite(error)
+        finite = np.where(known, error, 0.0)
+        of_atoms = (np.abs(finite).sum(axis=1), (finite**2).sum(axis=1), known.sum(axis=1), known.all(axis=1))
+        sums = {
+            name: np.bincount(place, weights=values, minlength=len(pairs))
+            for name, values in zip(_SUMS, of_atoms, strict=True)
+        }
+        return {"frame": self._n_frames + pairs // _NUMBERS, "number": pairs % _NUMBERS, **sums}
 
 
 def error_table(collected: Collected, labels: Mapping[str, Sequence[Any]]) -> dict[str, NDArray[Any]]:
@@ -76,22 +98,21 @@ def error_table(collected: Collected, labels: Mapping[str, Sequence[Any]]) -> di
     n_atoms = collected.of_frames("n_atoms")
     energy = (collected.of_frames("energy_predicted") - collected.of_frames("energy_reference")) / n_atoms
     stress = collected.of_frames("stress_predicted") - collected.of_frames("stress_reference")
-    force, number = collected.of_atoms("force_error"), collected.of_atoms("number")
-    frame_of_atom = np.repeat(np.arange(len(n_atoms)), n_atoms)
-    everything = np.ones(len(n_atoms), dtype=bool)
-    rows = [("all", "all", _errors(energy, force, stress))]
+    forces = {name: np.concatenate(values) for name, values in collected.forces.items()}
+    frame, number = forces.pop("frame"), forces.pop("number")
+
+    def of(chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        found = {"n_frames": int(chosen.sum()), **_means("energy", energy[chosen]), **_means("stress", stress[chosen])}
+        return found | _of_forces(forces, chosen[frame])
+
+    rows = [("all", "all", of(np.ones(len(n_atoms), dtype=bool)))]
     for kind, names in labels.items():
         of_frame = np.asarray(names, dtype=str)
-        for name in dict.fromkeys(of_frame.tolist()):
-            mine = everything & (of_frame == name)
-            rows.append((kind, name, _errors(energy[mine], force[mine[frame_of_atom]], stress[mine])))
+        rows += [(kind, name, of(of_frame == name)) for name in dict.fromkeys(of_frame.tolist())]
+    nothing = np.zeros(0)
     for z in np.unique(number).tolist():
-        mine = number == z
-        empty = np.full((0, 6), np.nan)
-        has = np.zeros(len(n_atoms), dtype=np.int64)
-        np.add.at(has, frame_of_atom[mine], 1)
-        counted = _errors(np.full(int((has > 0).sum()), np.nan), force[mine], empty)
-        rows.append(("element", chemical_symbols[z], counted | {"n_frames": int((has > 0).sum())}))
+        found = {"n_frames": int((number == z).sum()), **_means("energy", nothing), **_means("stress", nothing)}
+        rows.append(("element", chemical_symbols[z], found | _of_forces(forces, number == z)))
     table: dict[str, NDArray[Any]] = {
         "group_type": np.array([kind for kind, _, _ in rows], dtype=object),
         "group_name": np.array([name for _, name, _ in rows], dtype=object),
@@ -99,11 +120,13 @@ def error_table(collected: Collected, labels: Mapping[str, Sequence[Any]]) -> di
     return table | {name: np.array([row[name] for _, _, row in rows]) for name in _COLUMNS}
 
 
-def _errors(energy: Floats, force: Floats, stress: Floats) -> dict[str, Any]:
-    known = np.isfinite(force).all(axis=1)
-    found: dict[str, Any] = {"n_frames": len(energy), "n_atoms": int(known.sum())}
-    for name, values in (("energy", energy), ("force", force), ("stress", stress)):
-        finite = values[np.isfinite(values)]
-        found[f"{name}_mae"] = float(np.abs(finite).mean()) if finite.size else np.nan
-        found[f"{name}_rmse"] = float(np.sqrt(np.mean(finite**2))) if finite.size else np.nan
-    return found
+def _means(name: str, error: Floats) -> dict[str, float]:
+    finite = error[np.isfinite(error)]
+    absolute, square = (float(np.mean(f(finite))) if finite.size else np.nan for f in (np.abs, np.square))
+    return {f"{name}_mae": absolute, f"{name}_rmse": float(np.sqrt(square))}
+
+
+def _of_forces(forces: Mapping[str, Floats], chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    absolute, square, components, atoms = (float(forces[name][chosen].sum()) for name in _SUMS)
+    many = components or np.nan
+    return {"n_atoms": int(atoms), "force_mae": absolute / many, "force_rmse": float(np.sqrt(square / many))}

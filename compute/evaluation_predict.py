@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from ..schemas.errors import H5mlError, InvalidData
+from .potentials.elements import known_elements
 from .structure.frames import iterate_atoms
 
 if TYPE_CHECKING:
@@ -75,12 +76,8 @@ def check_elements(potential: Potential, elements: Mapping[int, str]) -> None:
     InvalidData
         Names the element and where it occurs.
     """
-    checkpoint = getattr(potential.build, "checkpoint", None)
-    if checkpoint is not None:
-        known = frozenset(int(z) for z in checkpoint.models[0].description["arguments"]["atomic_numbers"])
-    elif potential.is_learned:
-        known = potential.module().elements
-    else:
+    known = known_elements(potential)
+    if known is None:
         return
     for number, place in elements.items():
         if number not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..schemas.kinds_training import EVALUATION, LABELS
 from .evaluation_calibration import Calibration, calibrate, spread
 from .evaluation_config import Evaluation
 from .evaluation_errors import Collected, error_table
+from .evaluation_sample import Sample
 from .evaluation_source import SPLITS, Part, Source
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _EV, _FORCE, _STRESS, _ONE = (
 
 
 class Report:
-    """Takes predictions part by part.
+    """Takes predictions part by part, and keeps of them what does not grow with the number of atoms.
 
     Parameters
     ----------
@@ -46,14 +48,16 @@ class Report:
 
     Attributes
     ----------
-    n_frames : int
-        Frames so far.
+    n_frames, n_failed : int
+        Frames so far, and those of them that could not be predicted.
     """
 
     def __init__(self, config: Evaluation, models: Sequence[Potential], sources: Sequence[Source], seed: int) -> None:
         self.config, self.models, self.seed = config, list(models), seed
-        self.n_frames = 0
+        self.n_frames = self.n_failed = 0
         self._collected = Collected()
+        self._parity = Sample(config.parity_components, np.random.default_rng([seed, 1]))
+        self._pairs = Sample(config.calibration_atoms, np.random.default_rng([seed, 3]))
         self._groups: dict[str, list[str]] = {"source": [], "composition": []}
         if any("split" in source.dataset for source in sources):
             self._groups["split"] = []
@@ -96,20 +100,36 @@ class Report:
             "source_frame": frame,
         }
         reference = forces if forces is not None else np.full_like(mean["forces"], np.nan)
-        atoms = {"number": numbers, "force_error": mean["forces"] - reference, "force_reference": reference}
+        error = mean["forces"] - reference
+        self._draw(numbers, reference, error)
+        force_spread = None
         if self.is_ensemble:
+            force_spread = spread(of["forces"])
             frames["energy_spread"] = spread(of["energy"])
-            atoms["force_spread"] = spread(of["forces"])
-        self._collected.add(frames, atoms)
+            frames["largest_force_spread"] = np.maximum.reduceat(force_spread, np.cumsum(n_atoms) - n_atoms)
+            self._pair(n_atoms, error, force_spread)
+        self._collected.add(frames, numbers, error)
         self._group(part, numbers, n_atoms)
         self._seconds += result["seconds"].to_numpy()
         self.n_frames += len(n_atoms)
-        return self._predictions(part, frames, atoms, mean)
+        self.n_failed += int((~np.isfinite(mean["energy"])).sum())
+        return self._predictions(part, frames, force_spread, mean)
+
+    def _draw(self, numbers: Array, reference: Array, error: Array) -> None:
+        """Keep components of forces for parity plots."""
+        columns = {"number": np.repeat(numbers, 3), "reference": reference.ravel(), "error": error.ravel()}
+        self._parity.add(columns, np.isfinite(columns["error"]))
+
+    def _pair(self, n_atoms: Array, error: Array, force_spread: Array) -> None:
+        """Keep errors of forces with their spread."""
+        size = np.sqrt(np.mean(error**2, axis=1))
+        frame = self.n_frames + np.repeat(np.arange(len(n_atoms)), n_atoms)
+        self._pairs.add({"frame": frame, "error": size, "spread": force_spread}, np.isfinite(size + force_spread))
 
     def _group(self, part: Part, numbers: Array, n_atoms: Array) -> None:
         ends = np.cumsum(n_atoms)
         pieces = (numbers[end - count : end] for count, end in zip(n_atoms, ends, strict=True))
-        self._groups["composition"] += [Symbols(piece).get_chemical_formula("hill") for piece in pieces]
+        self._groups["composition"] += [sys.intern(Symbols(piece).get_chemical_formula("hill")) for piece in pieces]
         self._groups["source"] += [part.source.name] * len(n_atoms)
         if "split" in self._groups:
             split = part.values("split")
@@ -117,7 +137,7 @@ class Report:
             self._groups["split"] += names
 
     def _predictions(
-        self, part: Part, frames: dict[str, Any], atoms: dict[str, Any], mean: dict[str, Array]
+        self, part: Part, frames: dict[str, Any], force_spread: Array | None, mean: dict[str, Array]
     ) -> xr.Dataset:
         done = np.isfinite(mean["energy"])
         values: dict[str, Any] = {
@@ -134,9 +154,9 @@ class Report:
             "source_frame": frames["source_frame"],
             **self._source_tables(),
         }
-        if self.is_ensemble:
+        if force_spread is not None:
             values["energy_spread"] = (("frame",), frames["energy_spread"], _EV)
-            values["forces_spread"] = (("atom",), atoms["force_spread"], _FORCE)
+            values["forces_spread"] = (("atom",), force_spread, _FORCE)
         return LABELS.dataset(values, self._attributes())
 
     def _source_tables(self) -> dict[str, Array]:
@@ -167,7 +187,7 @@ class Report:
         values |= {name: (("source_index",), table) for name, table in self._source_tables().items()}
         values |= self._force_parity()
         attributes = self._attributes()
-        attributes["n_failed"] = int((~np.isfinite(found.of_frames("energy_predicted"))).sum())
+        attributes["n_failed"] = self.n_failed
         if self.is_ensemble:
             values |= self._calibration()
             attributes |= {"alpha": self.config.alpha, "n_members": len(self.models)}
@@ -177,18 +197,11 @@ class Report:
 
     def _force_parity(self) -> dict[str, Any]:
         """Components of forces, drawn at random where there are many."""
-        reference, error = self._collected.of_atoms("force_reference"), self._collected.of_atoms("force_error")
-        flat = np.flatnonzero(np.isfinite(error.ravel()))
-        if len(flat) > self.config.parity_components:
-            rng = np.random.default_rng([self.seed, 1])
-            flat = np.sort(rng.choice(flat, self.config.parity_components, replace=False))
-        symbols = np.array(chemical_symbols, dtype=object)[self._collected.of_atoms("number")[flat // 3]]
-        chosen = reference.ravel()[flat]
-        along = ("component",)
+        found, along = self._parity, ("component",)
         return {
-            "force_reference": (along, chosen, _FORCE),
-            "force_predicted": (along, chosen + error.ravel()[flat], _FORCE),
-            "force_element": (along, symbols),
+            "force_reference": (along, found["reference"], _FORCE),
+            "force_predicted": (along, found["reference"] + found["error"], _FORCE),
+            "force_element": (along, np.array(chemical_symbols, dtype=object)[found["number"]]),
         }
 
     def _calibration(self) -> dict[str, Any]:
@@ -198,15 +211,12 @@ class Report:
         frame = np.arange(len(n_atoms))
         energy_error = np.abs(found.of_frames("energy_predicted") - found.of_frames("energy_reference")) / n_atoms
         energy_spread = found.of_frames("energy_spread") / n_atoms
-        force_error = np.sqrt(np.mean(found.of_atoms("force_error") ** 2, axis=1))
-        force_spread = found.of_atoms("force_spread")
-        rng = np.random.default_rng([self.seed, 2])
+        pairs, rng = self._pairs, np.random.default_rng([self.seed, 2])
         values: dict[str, Any] = {"energy_spread": (("frame",), found.of_frames("energy_spread"), _EV)}
-        largest = np.maximum.reduceat(force_spread, np.cumsum(n_atoms) - n_atoms)
-        values["largest_force_spread"] = (("frame",), largest, _FORCE)
+        values["largest_force_spread"] = (("frame",), found.of_frames("largest_force_spread"), _FORCE)
         for name, unit, error, uncertainty, of in (
             ("energy", _EV, energy_error, energy_spread, frame),
-            ("force", _FORCE, force_error, force_spread, np.repeat(frame, n_atoms)),
+            ("force", _FORCE, pairs["error"], pairs["spread"], pairs["frame"]),
         ):
             values |= _named(calibrate(error, uncertainty, of, alpha, rng), name, unit)
         return values

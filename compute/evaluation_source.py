@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from ..schemas.errors import InvalidData
 from .evaluation_config import Evaluation
 from .evaluation_predict import Task
 from .structure.frames import production_frames
+from .structure.ragged import frame_sizes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Integers = NDArray[np.int64]
 
 SPLITS = ("train", "valid", "test")
+_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,8 @@ class Part:
     @property
     def n_atoms(self) -> Integers:
         """Sizes of its frames."""
-        dataset, frames = self.source.dataset, self.work.frames
-        if "n_atoms" in dataset:
-            return np.asarray(dataset["n_atoms"].to_numpy()[frames], dtype=np.int64)
-        return np.full(len(frames), dataset.sizes["atom"], dtype=np.int64)
+        sizes: Integers = frame_sizes(self.source.dataset)[self.work.frames]
+        return sizes
 
 
 def _ragged(dataset: xr.Dataset, name: str, frames: Integers) -> NDArray[Any]:
@@ -119,9 +120,10 @@ def sources_of(config: Evaluation, datasets: Sequence[xr.Dataset], refs: Sequenc
     Raises
     ------
     InvalidData
-        If an input has no energies, its targets are differences of two levels, or no frame counts.
+        If an input has no energies, its targets are differences of two levels, a frame has no atoms, or no frame
+        counts.
     """
-    found = []
+    found, reasons = [], Counter[str]()
     for i, dataset in enumerate(datasets):
         ref = refs[i] if i < len(refs) else None
         name = f"{ref.key}@{ref.version}" if ref is not None else f"labels {i}"
@@ -140,28 +142,60 @@ def sources_of(config: Evaluation, datasets: Sequence[xr.Dataset], refs: Sequenc
                 found=f"minus {dataset.attrs['baseline_level_of_theory']}",
                 hint="give the labels themselves",
             )
-        found.append(Source(name, dataset, _frames(config, dataset), ref))
+        frames, without = _frames(config, dataset)
+        empty = frames[frame_sizes(dataset)[frames] == 0]
+        if len(empty):
+            place = f"{name}, frame {int(empty[0])}"
+            raise InvalidData("A frame has no atoms.", key=place, expected="at least one atom", found="none")
+        reasons.update(without)
+        found.append(Source(name, dataset, frames, ref))
     if not any(len(source.frames) for source in found):
+        total = sum(int(d.sizes["frame"]) for d in datasets)
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
         raise InvalidData(
             "There are no labels to compare with.",
             key=found[0].name,
             expected="at least one converged label with an energy",
-            found=f"{sum(int(d.sizes['frame']) for d in datasets)} frames, none of which counts",
+            found=f"{total} frames, none of which counts{': ' if why else ''}{why}",
         )
     return [source for source in found if len(source.frames)]
 
 
-def _frames(config: Evaluation, dataset: xr.Dataset) -> Integers:
+def _frames(config: Evaluation, dataset: xr.Dataset) -> tuple[Integers, dict[str, int]]:
+    """The frames that count, and why how many others do not; the first reason that applies."""
     every = production_frames(dataset, include_equilibration=config.include_equilibration)
-    good = np.isfinite(dataset["energy"].to_numpy()[every])
+    good = np.ones(len(every), dtype=bool)
+    without = {"of equilibration": int(dataset.sizes["frame"]) - len(every)}
+
+    def keep(reason: str, which: NDArray[np.bool_]) -> None:
+        without[reason] = int((good & ~which).sum())
+        good[:] &= which
+
+    if config.split is not None and "split" in dataset:
+        keep(f"outside the split {config.split}", dataset["split"].to_numpy()[every] == SPLITS.index(config.split))
     if not config.include_unconverged:
         for name, value in (("converged", 1), ("status", 0)):
             if name in dataset:
-                good &= dataset[name].to_numpy()[every] == value
-    if config.split is not None and "split" in dataset:
-        good &= dataset["split"].to_numpy()[every] == SPLITS.index(config.split)
+                keep(
+                    "that did not end well" if value == 0 else "not converged", dataset[name].to_numpy()[every] == value
+                )
+    keep("without an energy", np.isfinite(dataset["energy"].to_numpy()[every]))
     chosen: Integers = every[good]
-    return chosen
+    return chosen, without
+
+
+def other_levels(models: Sequence[Potential], sources: Sequence[Source]) -> list[str]:
+    """What to say of labels whose level of theory is not the one that a model was trained on."""
+    found = []
+    for model in models:
+        for source in sources:
+            stated = str(source.dataset.attrs.get("level_of_theory") or "")
+            if stated and model.level_of_theory and stated != model.level_of_theory:
+                found.append(
+                    f"{source.name} is of another level of theory ({stated[:_SHOWN]}) than {model.spec} was trained on "
+                    f"({model.level_of_theory[:_SHOWN]})"
+                )
+    return found
 
 
 def tasks_of(config: Evaluation, models: tuple[Potential, ...], sources: Sequence[Source]) -> list[Part]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import ComputeFailed, H5mlError, Interrupted, nearest
@@ -19,6 +17,7 @@ from .commit import Displaced, RunTransaction
 from .identity import environment, loaded_facts
 from .module import Block, Call, Context, Handle, Map, Progress, Recall, Replace, Request, Wait, no_progress
 from .plan import Plan
+from .scratch import scratch_folder
 from .signals import Stop, TimeLimit
 from .standing import Start, is_left_behind
 
@@ -76,6 +75,8 @@ class Setting:
         For a worker: what of each output lies in the main store already, by output and dimension.
     time_limit_s : float or None
         How long the module may compute, and each item of its maps; answers to its requests do not count.
+    needs : mapping
+        What the items of its maps need of a worker, in place of what the module says.
     """
 
     stop: Stop = field(default_factory=Stop)
@@ -84,6 +85,7 @@ class Setting:
     owned: bool = False
     base: Mapping[str, Mapping[str, int]] | None = None
     time_limit_s: float | None = None
+    needs: Mapping[str, float] = field(default_factory=dict)
 
 
 class Execution:
@@ -153,7 +155,7 @@ class Execution:
         with RunTransaction(self.store, f"{self.plan.module.name} {self.plan.root_key}: start") as transaction:
             if not self.setting.owned and self.setting.base is None:
                 transaction.claim(self.plan.run_id)
-            for reference in self.start.stale:
+            for reference in self.start.stale if self.setting.base is None else ():  # a worker's store has none of them
                 transaction.remove(reference)
             transaction.record(self._opening())
             if self.setting.base is not None:
@@ -197,11 +199,11 @@ class Execution:
 
     def _execute(self) -> Data:
         plan, stop = self.plan, self.setting.stop
-        with tempfile.TemporaryDirectory(prefix="h5ml-") as scratch:
+        with scratch_folder() as scratch:
             context = Context(
                 seed=plan.seed,
                 device=plan.device,
-                scratch=Path(scratch),
+                scratch=scratch,
                 logger=self.setting.logger,
                 progress=self.setting.progress,
                 stopping=self.setting.stop,

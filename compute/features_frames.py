@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,12 @@ class Pool:
                 first, size = frame, 0
             size += count
         yield first, len(self.n_atoms)
+
+    def groups(self, n_atoms: int, count: int) -> Iterator[list[tuple[int, int]]]:
+        """So many batches at a time; which ones does not depend on where a run goes on."""
+        batches = self.batches(n_atoms)
+        while group := list(itertools.islice(batches, count)):
+            yield group
 
     def systems(self, first: int = 0) -> Iterator[Atoms]:
         """Structures from a frame on, read in blocks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,9 @@ from ..schemas.campaign import Campaign, ComputeStep, ImportStep, find_steps, pa
 from ..schemas.config import Config
 from ..schemas.errors import H5mlError, InvalidConfig, UnknownKey, WrongKind, nearest
 from ..schemas.key import Key, parse_reference
+from ..schemas.kinds import kind_named
 from ..store.store import Store
+from .inputs import EngineInput
 from .module import Module
 from .plan import check_inputs, split_options
 from .registry import Registry
@@ -120,7 +122,7 @@ def build_graph(campaign: Campaign, store: Store, registry: Registry) -> Graph:
 
 def _node(campaign: Campaign, step: Step, registry: Registry) -> Node:
     if isinstance(step, ImportStep):
-        return Node(step, {step.key: step.kind})
+        return _import_node(campaign, step)
     try:
         module = registry.named(step.module)
         inputs, settings = split_options(module, step.options, step.key)
@@ -130,8 +132,17 @@ def _node(campaign: Campaign, step: Step, registry: Registry) -> Node:
         }
         return Node(step, makes, module, config, check_inputs(module, inputs, step.key))
     except H5mlError as error:
-        entry = next((name for name in step.lines if error.found and name == error.found.split(" = ")[0]), None)
-        raise _placed(campaign, step, entry or ("compute" if error.found == step.module else None), error) from None
+        named = (error.found or "").partition(" = ")[0]
+        entry = named if named in step.lines else "compute" if named == step.module else None
+        raise _placed(campaign, step, entry, error) from None
+
+
+def _import_node(campaign: Campaign, step: ImportStep) -> Node:
+    try:
+        kind = None if step.kind is None else kind_named(step.kind).name
+    except H5mlError as error:
+        raise _placed(campaign, step, "kind", error) from None
+    return Node(step, {step.key: kind})
 
 
 def _placed(campaign: Campaign, step: Step, entry: str | None, error: H5mlError) -> H5mlError:
@@ -255,7 +266,7 @@ def _check_read(
         raise UnknownKey(
             f"The step {step.key} reads a key that is not there, and no step makes it.",
             key=where,
-            hint=nearest(str(text), [*campaign.steps, *store.keys()]) or "add a step that makes it",
+            hint=_nearest_input(campaign, store, text, potential=wanted.is_potential),
         )
     key = text.strip("/")
     if key not in maker.makes:
@@ -271,6 +282,38 @@ def _check_read(
         raise WrongKind(
             f"The step {step.key} reads a key of the wrong kind.", key=where, expected=wanted.kind_names, found=kind
         )
+
+
+def _nearest_input(campaign: Campaign, store: Store, text: str, *, potential: bool) -> str:
+    from .potentials.registry import ENGINES
+
+    if potential and text in ENGINES:
+        return f"a potential is written engine:method, such as {text}:METHOD"
+    return nearest(text, [*campaign.steps, *store.keys()]) or "add a step that makes it"
+
+
+def check_engines(graph: Graph, keys: Collection[str]) -> None:
+    """Make the potentials of some steps once, so that a wrong one is found before anything runs.
+
+    Raises
+    ------
+    H5mlError
+        Whatever is wrong with a potential, with the place in the file.
+    """
+    seen: set[tuple[str, bool, str]] = set()
+    for node in (graph.nodes[key] for key in keys):
+        step, module = node.step, node.module
+        if not isinstance(step, ComputeStep) or module is None:
+            continue
+        for name, texts in (node.reads or {}).items():
+            for text in texts if module.reads[name].is_potential else ():
+                known = (text, step.trust_pickle, step.device)
+                if ":" in text and known not in seen:
+                    seen.add(known)
+                    try:
+                        EngineInput.of(text, trust_pickle=step.trust_pickle, device=step.device)
+                    except H5mlError as error:
+                        raise _placed(graph.campaign, step, name, error) from None
 
 
 def _check_engine(campaign: Campaign, step: ComputeStep, name: str, text: str) -> None:

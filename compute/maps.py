@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
+import uuid
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, overload
 
 from ..store.blob import unpack
 from .bunches import Outcome
 from .commit import RunTransaction
+from .distributed_results import Keeper, Kept, Place, keeper_for
 from .execution import Execution, TaskFailed
 from .module import Map
 from .scheduler import Scheduler
+from .signals import NO_LIMIT, ItemLimit
+from .staging import staging_folder
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,20 +40,26 @@ class Results(Sequence["xr.Dataset"]):
     ----------
     total : int
         How many items there are.
+    keeper : Keeper, optional
+        Reads those that lie in a bucket.
     """
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, total: int, keeper: Keeper | None = None) -> None:
+        self._total, self._keeper = total, keeper
+        self._kept: dict[int, Place] = {}
         self._spans: dict[int, tuple[int, int]] = {}
         self._size = 0
         self._file = tempfile.SpooledTemporaryFile(KEPT_BYTES, prefix="h5ml-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
 
-    def add(self, index: int, blob: bytes) -> None:
-        """Keep the packed result of an item."""
+    def add(self, index: int, blob: bytes | Kept) -> None:
+        """Keep the packed result of an item, or where it lies."""
+        self._spans[index] = (self._size, len(blob))
+        if not isinstance(blob, bytes):
+            self._kept[index] = blob.place
+            return
         self._file.seek(self._size)
         self._file.write(blob)
-        self._spans[index] = (self._size, len(blob))
         self._size += len(blob)
 
     @property
@@ -69,6 +80,8 @@ class Results(Sequence["xr.Dataset"]):
         chosen = range(self._total)[index]
         if isinstance(chosen, range):
             return [self[one] for one in chosen]
+        if self._keeper is not None and chosen in self._kept:
+            return unpack(self._keeper.read(self._kept[chosen]))
         start, size = self._spans[chosen]
         self._file.seek(start)
         return unpack(self._file.read(size))
@@ -77,12 +90,12 @@ class Results(Sequence["xr.Dataset"]):
 class _Batch:
     """Results of a map that wait for their commit."""
 
-    def __init__(self, commit: Callable[[dict[int, bytes]], None]) -> None:
+    def __init__(self, commit: Callable[[dict[int, bytes | Kept]], None]) -> None:
         self._commit = commit
-        self._items: dict[int, bytes] = {}
+        self._items: dict[int, bytes | Kept] = {}
         self._since, self._put_off = time.monotonic(), BATCH_SECONDS
 
-    def add(self, index: int, blob: bytes) -> None:
+    def add(self, index: int, blob: bytes | Kept) -> None:
         self._items[index] = blob
 
     def flush(self, *, now: bool) -> None:
@@ -123,25 +136,42 @@ def run_map(execution: Execution, request: Map, scheduler: Scheduler, poll: Call
     """
     plan, setting = execution.plan, execution.setting
     total = len(request.items)
-    results = Results(total)
+    keeper = keeper_for(execution.store, plan.run_id, request.name, remote=scheduler.remote)
+    results = Results(total, keeper)
     for index, blob in execution.store.stashed(plan.run_id, request.name):
         results.add(index, blob)
     todo = [(index, request.items[index]) for index in range(total) if index not in results.arrived]
     failures: dict[int, str] = {}
-    batch = _Batch(lambda items: _stash(execution, request.name, items))
+    batch = _Batch(lambda items: _stash(execution, request.name, items, keeper))
     try:
-        for arrived in scheduler.map(request.function, todo, setting.time_limit_s):
-            _sort(arrived, results, failures, batch)
-            batch.flush(now=False)
-            setting.progress(len(results.arrived) + len(failures), total, request.name)
-            poll()
-            if setting.stop():
-                raise setting.stop.error(plan.root_key)
+        with _limit(execution, remote=scheduler.remote) as limit:
+            needs = {**plan.module.resources, **setting.needs}
+            for arrived in scheduler.map(request.function, todo, limit, needs, keeper):
+                _sort(arrived, results, failures, batch)
+                batch.flush(now=False)
+                setting.progress(len(results.arrived) + len(failures), total, request.name)
+                poll()
+                if setting.stop():
+                    raise setting.stop.error(plan.root_key)
     finally:
         batch.flush(now=True)
+    if keeper is not None:
+        keeper.settle()
     if failures:
         raise _failed(plan.root_key, request.name, failures, total)
     return results
+
+
+@contextlib.contextmanager
+def _limit(execution: Execution, *, remote: bool) -> Iterator[ItemLimit]:
+    """The time limit of the items, with a place for what workers note."""
+    seconds = execution.setting.time_limit_s
+    if seconds is None:
+        yield NO_LIMIT
+        return
+    notes = staging_folder(execution.store) / f"{execution.plan.run_id}-{uuid.uuid4().hex[:12]}"
+    with ItemLimit(seconds, notes if remote else None).kept() as limit:
+        yield limit
 
 
 def _sort(arrived: list[tuple[int, Outcome]], results: Results, failures: dict[int, str], batch: _Batch) -> None:
@@ -153,10 +183,15 @@ def _sort(arrived: list[tuple[int, Outcome]], results: Results, failures: dict[i
             batch.add(index, blob)
 
 
-def _stash(execution: Execution, name: str, items: Mapping[int, bytes]) -> None:
+def _stash(execution: Execution, name: str, items: Mapping[int, bytes | Kept], keeper: Keeper | None) -> None:
     plan = execution.plan
     with RunTransaction(execution.store, f"{plan.module.name} {plan.root_key}: {name}") as transaction:
-        transaction.stash(plan.run_id, name, items)
+        if keeper is not None:
+            keeper.commit(transaction, items)
+        else:
+            transaction.stash(
+                plan.run_id, name, {index: blob for index, blob in items.items() if isinstance(blob, bytes)}
+            )
 
 
 def _failed(where: str, name: str, failures: Mapping[int, str], total: int) -> TaskFailed:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import InvalidConfig
 from ..schemas.kinds import STRUCTURES
 from ..schemas.kinds_lattice import FORCE_CONSTANTS, PHONONS
-from .module import POTENTIAL, Block, Context, Module, One, Optional, Replace, Request, Writes
+from .module import POTENTIAL, Block, Context, Map, Module, One, Optional, Replace, Request, Writes
 from .phonon_sampling_config import PhononSampling
 
+if TYPE_CHECKING:
+    from .structure.single_points import Label
+
 _ATOMS_AT_ONCE = 100_000
-_EVALUATED_AT_ONCE = 10
+_EVALUATED_AT_ONCE = 50
 
 
 def phonon_sampling(
@@ -33,6 +36,8 @@ def phonon_sampling(
     ------
     Replace
         ``modes``: frequencies, mean energies and amplitudes, and which modes are sampled; ``molecular_crystal``.
+    Map
+        Energies and forces of some frames and their clusters, each from a cold engine.
     Block
         Some frames of ``structures`` and the clusters cut from them.
 
@@ -50,7 +55,9 @@ def phonon_sampling(
     import xarray as xr
 
     from .phonon_sampling_frames import Frames, modes_dataset
+    from .structure.cluster_labels import with_labels
     from .structure.cutting import SubsystemCutter
+    from .structure.single_points import labels_of, single_point, single_points
 
     _refuse_other_grid(config, context)
     frames = Frames(config, inputs["force_constants"], inputs["model"] if config.evaluate else None, context)
@@ -67,11 +74,19 @@ def phonon_sampling(
     if frames.potential is not None:
         step = min(step, _EVALUATED_AT_ONCE)
     while done < frames.count:
-        systems, block = frames.block(range(done, min(done + step, frames.count)))
-        data = {"structures": block}
-        if cutter is not None:
-            data |= cutter.cut(systems, range(done, done + len(systems)), frames.potential, needed=done == 0)
-        done += len(systems)
+        indices = range(done, min(done + step, frames.count))
+        systems, energies = frames.drawn(indices)
+        cuts = cutter.pieces(systems, indices) if cutter is not None else {}
+        labels: list[Label] | None = None
+        if frames.potential is not None:
+            pieces = [system for cut in cuts.values() for system in cut.systems]
+            items = single_points([*systems, *pieces], frames.potential)
+            name = f"frames_{indices.start}_to_{indices.stop}"
+            labels = labels_of((yield Map(single_point, items, name=name)))
+        first, count = done == 0, len(systems)
+        data = {"structures": frames.dataset(indices, systems, energies, labels and labels[:count])}
+        data |= with_labels(cuts, labels and labels[count:], needed=first)
+        done += count
         context.progress(done, frames.count, f"{done} of {frames.count} frames")
         yield Block(data, restart=restart)
 

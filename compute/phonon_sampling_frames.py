@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from .lattice.modes import SupercellModes, normal_modes
 from .module import Context
 from .phonon_sampling_config import PhononSampling
 from .phonon_sampling_draw import IMAGINARY, STATUS, TRANSLATION, Draw, points_of, status_of
-from .structure.evaluation import evaluated
 from .structure.frames import structures_dataset
+from .structure.single_points import Label
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .potentials import Potential
 
 _AMPLITUDE_UNIT = "amu*Angstrom^2"
-
-Labels = Mapping[str, Any]
 
 
 class Frames:
@@ -41,7 +39,7 @@ class Frames:
     potential : Potential, optional
         Evaluates the frames.
     context : Context
-        Seed, logger, and whether to stop.
+        Seed and logger.
 
     Attributes
     ----------
@@ -92,26 +90,28 @@ class Frames:
                 "selected modes that are translations of the crystal at Gamma are left out there"
             )
 
-    def block(self, indices: range) -> tuple[list[Atoms], xr.Dataset]:
-        """Some frames as structures and as a dataset; fewer where the run was asked to stop."""
+    def drawn(self, indices: range) -> tuple[list[Atoms], list[float]]:
+        """Some frames as structures, and their harmonic energies (eV)."""
         systems: list[Atoms] = []
         energies: list[float] = []
-        labels: list[Labels | ComputeFailed] = []
         for index in indices:
             coordinates = self.draw.coordinates(index)
             atoms = self.perfect.copy()
             atoms.positions += self._cell.displacements(coordinates)
             systems.append(atoms)
             energies.append(self._cell.energy(coordinates))
-            if self.potential is not None:
-                labels.append(self._labels(self.potential, atoms, index))
-            if self.context.stopping():
-                break
-        return systems, self._dataset(systems, energies, labels, indices[: len(systems)])
+        return systems, energies
 
-    def _dataset(
-        self, systems: Sequence[Atoms], energies: list[float], labels: list[Labels | ComputeFailed], indices: range
+    def dataset(
+        self, indices: range, systems: Sequence[Atoms], energies: Sequence[float], labels: Sequence[Label] | None
     ) -> xr.Dataset:
+        """Some frames as a dataset, with what the model says of them.
+
+        Raises
+        ------
+        ComputeFailed
+            If it failed for each of the first frames: it will not do for the others.
+        """
         moved = [np.linalg.norm(atoms.positions - self.perfect.positions, axis=1).max() for atoms in systems]
         more: dict[str, Any] = {
             "harmonic_energy": (("frame",), np.array(energies), {"units": "eV"}),
@@ -121,30 +121,17 @@ class Frames:
             alone = np.array([self.draw.mode_of(index) for index in indices], dtype=np.int64)
             more["q_index"] = (("frame",), alone[:, 0], {"units": "1"})
             more["mode"] = (("frame",), alone[:, 1] + 1, {"units": "1"})
-        if self.potential is not None:
-            more |= self._joined(labels, systems, needed=indices.start == 0)
+        if labels is not None:
+            more |= self._joined(indices, systems, labels)
         return structures_dataset(systems, more, self.attributes())
 
-    def _labels(self, potential: Potential, atoms: Atoms, index: int) -> Labels | ComputeFailed:
-        try:
-            return evaluated(atoms, potential)
-        except ComputeFailed as error:
-            self.context.logger.warning("frame %d has no energy: %s", index, error.message)
-            return error
-
-    def _joined(
-        self, labels: Sequence[Labels | ComputeFailed], systems: Sequence[Atoms], *, needed: bool
-    ) -> dict[str, Any]:
-        """Energies, forces and stresses of some frames; NaN where the model failed.
-
-        Raises
-        ------
-        ComputeFailed
-            If it failed for each of the first frames: it will not do for the others.
-        """
+    def _joined(self, indices: range, systems: Sequence[Atoms], labels: Sequence[Label]) -> dict[str, Any]:
+        """Energies, forces and stresses of some frames; NaN where the model failed."""
         good = [found for found in labels if not isinstance(found, ComputeFailed)]
-        failures = [found for found in labels if isinstance(found, ComputeFailed)]
-        if needed and not good:
+        failures = {i: label for i, label in zip(indices, labels, strict=True) if isinstance(label, ComputeFailed)}
+        for index, error in failures.items():
+            self.context.logger.warning("frame %d has no energy: %s", index, error.message)
+        if indices.start == 0 and not good:
             raise failures[0]
         unknown = {"energy": np.nan, "stress": np.full(6, np.nan)}
         rows = [

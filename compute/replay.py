@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from ..schemas.canonical import canonical_attributes
 from ..schemas.errors import InvalidConfig, UnknownKey
 from ..schemas.run import Run
+from ..store.audit_data import stored_digest
 from ..store.catalogue import Entry
 from ..store.opening import open_store
 from ..store.store import Store
@@ -22,6 +23,7 @@ from .plan import Plan, make_plan
 from .registry import Registry
 from .runner import execute_plan
 from .scheduler import Scheduler, make_scheduler
+from .scratch import scratch_folder
 from .signals import interruptible
 from .staging import Committer
 
@@ -40,8 +42,14 @@ class Comparison:
     recorded, found : str
         Content digests.
     deviations : mapping
-        Largest absolute deviation of each variable that differs; infinite where shape or text differ. Empty where the
-        stored payload was purged and cannot be compared.
+        Largest absolute deviation of each variable whose values differ; infinite for text.
+    places : mapping
+        Where that deviation is: indices along the dimensions of the variable.
+    differences : tuple of str
+        What else differs, in words: attributes, dimensions, types and shapes. Both are empty where the stored payload
+        was purged and cannot be compared.
+    altered : bool
+        Whether what lies in the store is no longer what the run recorded: somebody changed it outside h5ml.
     """
 
     output: str
@@ -49,16 +57,36 @@ class Comparison:
     recorded: str
     found: str
     deviations: Mapping[str, float] = field(default_factory=dict)
+    places: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    altered: bool = False
 
     @property
     def equal(self) -> bool:
         """Whether every bit is the same."""
-        return self.recorded == self.found
+        return self.recorded == self.found and not self.altered
 
-    @property
-    def largest(self) -> float:
-        """The largest deviation; zero where all is equal."""
-        return 0.0 if self.equal else max(self.deviations.values(), default=float("inf"))
+    def within(self, tolerance: float) -> bool:
+        """Whether all is equal but for numbers that deviate by at most so much."""
+        if self.equal:
+            return True
+        numbers = bool(self.deviations) and not (self.differences or self.altered)
+        return numbers and max(self.deviations.values()) <= tolerance
+
+    def text(self) -> str:
+        """What differs, for people; empty where all is equal."""
+        if self.equal:
+            return ""
+        values = [
+            (f"{name} by {value:.3g}" if isfinite(value) else f"values of {name}") + _at(self.places.get(name, ()))
+            for name, value in sorted(self.deviations.items())
+        ]
+        told = "; ".join([*values, *self.differences]) or "its data are not there to compare"
+        return f"the stored data were changed by hand: {told}" if self.altered else told
+
+
+def _at(place: tuple[int, ...]) -> str:
+    return f" at {list(place)}" if place else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +169,9 @@ def replay_run(
     plan = _plan(store, run, module, potentials or {}, trust_pickle=trust_pickle)
     logger = logging.getLogger("h5ml")
     chosen = make_scheduler(scheduler)
-    with tempfile.TemporaryDirectory(prefix="h5ml-replay-") as folder:
+    with scratch_folder() as folder:
         try:
-            with open_store(Path(folder) / "replay.h5", make=True) as scratch, interruptible() as stop:
+            with open_store(folder / "replay.h5", make=True) as scratch, interruptible() as stop:
                 services = Services(scratch, modules, chosen, Committer(scratch, logger), execute_plan)
                 again = execute_plan(plan, services, Setting(stop, progress or no_progress, logger), owned=False)
                 comparisons = {name: _compare(store, scratch, plan, run, name) for name in run.outputs}
@@ -213,32 +241,61 @@ def _compare(store: Store, scratch: Store, plan: Plan, run: Run, name: str) -> C
     found = scratch.entry(plan.key(name))
     entry = store.catalogue.locate(ref)
     reference = entry.reference if entry is not None else f"{ref.key}@{ref.version}"
-    if found.digest == ref.digest or entry is None or entry.purged or entry.digest != ref.digest:
+    if entry is None or entry.purged or entry.digest != ref.digest:
+        return Comparison(name, reference, ref.digest, found.digest)
+    altered = stored_digest(store, entry) != entry.digest
+    if found.digest == ref.digest and not altered:
         return Comparison(name, reference, ref.digest, found.digest)
     old, new = store.dataset(entry.reference), scratch.dataset(found.reference)
-    deviations = {}
+    deviations: dict[str, float] = {}
+    places: dict[str, tuple[int, ...]] = {}
+    differences = _attributes(old.attrs, new.attrs, "")
     for label in sorted({*map(str, old.variables), *map(str, new.variables)}):
-        deviation = _deviation(old, new, label)
-        if deviation != 0.0:
-            deviations[label] = deviation
-    return Comparison(name, reference, ref.digest, found.digest, deviations)
+        differences += _form(old, new, label)
+        comparable = label in old and label in new and old[label].shape == new[label].shape
+        if comparable and (worst := _deviation(old, new, label)):
+            deviations[label], places[label] = worst
+    return Comparison(name, reference, ref.digest, found.digest, deviations, places, tuple(differences), altered)
 
 
-def _deviation(old: xr.Dataset, new: xr.Dataset, label: str) -> float:
+def _attributes(old: Mapping[Any, Any], new: Mapping[Any, Any], of: str) -> list[str]:
+    """Attributes that differ, in words."""
+    then, now = canonical_attributes(old), canonical_attributes(new)
+    told = [f"attribute {name}{of} is new" for name in now if name not in then]
+    told += [f"attribute {name}{of} is gone" for name in then if name not in now]
+    both = [name for name in then if name in now and then[name] != now[name]]
+    return told + [f"attribute {name}{of} was {then[name]!r}, is {now[name]!r}" for name in both]
+
+
+def _form(old: xr.Dataset, new: xr.Dataset, label: str) -> list[str]:
+    """What differs of a variable beside its values, in words."""
+    if label not in old.variables or label not in new.variables:
+        return [f"{label} is {'new' if label not in old.variables else 'gone'}"]
+    then, now = old.variables[label], new.variables[label]
+    told = _attributes(then.attrs, now.attrs, f" of {label}")
+    for what in ("dims", "dtype", "shape"):
+        if getattr(then, what) != getattr(now, what):
+            told.append(f"{what} of {label} was {getattr(then, what)}, is {getattr(now, what)}")
+    return told
+
+
+def _deviation(old: xr.Dataset, new: xr.Dataset, label: str) -> tuple[float, tuple[int, ...]] | None:
+    """The largest deviation of values of the same form, and where; infinite where text differs, or one is NaN."""
     import numpy as np
 
-    if label not in old.variables or label not in new.variables or old[label].shape != new[label].shape:
-        return float("inf")
-    if old.variables[label].attrs.get("volatile"):
-        return 0.0
+    if old.variables[label].attrs.get("volatile") or new.variables[label].attrs.get("volatile"):
+        return None
     a, b = old[label].to_numpy(), new[label].to_numpy()
-    if a.dtype.kind not in "iuf" or b.dtype.kind not in "iuf":
-        return 0.0 if np.array_equal(a, b) else float("inf")
     if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
-        return 0.0
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return float("inf") if np.isnan(difference).all() else float(np.nanmax(difference))
+        return None
+    if a.dtype.kind in "iuf":
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        distance = np.where(np.isnan(a) != np.isnan(b), np.inf, np.nan_to_num(distance, nan=0.0, posinf=np.inf))
+    else:
+        distance = np.where(a != b, np.inf, 0.0)
+    place = np.unravel_index(int(np.argmax(distance)), distance.shape)
+    return float(distance[place]), tuple(int(i) for i in place)
 
 
 def _restore(store: Store, scratch: Store, plan: Plan, run: Run) -> tuple[str, ...]:

@@ -8,15 +8,21 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Protocol, Self
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..schemas.scheduling import LocalPlace, Place, SerialPlace, parse_place
 from .bunches import Answer, Bunches, Item, Outcome, attempt, attempt_bunch
 from .module import Progress, no_progress
-from .workers import SchedulerLost, connect, describe
+from .signals import NO_LIMIT, ItemLimit
+from .workers import SchedulerLost, connect, describe, disconnect, limited_threads
+
+if TYPE_CHECKING:
+    from .distributed_results import Keeper, Room
 
 Items = Iterable[Item]
+Needs = Mapping[str, float]
+NOTHING: Needs = MappingProxyType({})
 Told = Callable[[str, float, float, str], None]
 POLL_SECONDS = 0.1
 TELL_SECONDS = 0.5
@@ -53,12 +59,22 @@ class Scheduler(ABC):
     """How many runs to begin before the first of them ends."""
     told = "in this process"
     """Where it is, for people."""
+    client: Any = None
+    """The connection to the workers, where there is one."""
 
     @abstractmethod
     def map(
-        self, function: Callable[[Any], Any], items: Items, time_limit_s: float | None = None
+        self,
+        function: Callable[[Any], Any],
+        items: Items,
+        limit: ItemLimit = NO_LIMIT,
+        needs: Needs = NOTHING,
+        keeper: Keeper | None = None,
     ) -> Iterator[list[tuple[int, Outcome]]]:
-        """Apply a function to numbered items; yields what has arrived, which may be nothing, every now and then."""
+        """Apply a function to numbered items where there is what each needs.
+
+        Yields what has arrived, which may be nothing, every now and then.
+        """
 
     def submit(self, function: Callable[[Any], Any], argument: Any, resources: Mapping[str, float]) -> Future:
         """Begin ``function(argument)`` on a worker."""
@@ -86,11 +102,17 @@ class Serial(Scheduler):
     """Everything in this process, one after the other."""
 
     def map(
-        self, function: Callable[[Any], Any], items: Items, time_limit_s: float | None = None
+        self,
+        function: Callable[[Any], Any],
+        items: Items,
+        limit: ItemLimit = NO_LIMIT,
+        needs: Needs = NOTHING,
+        keeper: Keeper | None = None,
     ) -> Iterator[list[tuple[int, Outcome]]]:
         """Apply a function to one item after the other."""
+        del needs, keeper  # there is but this process
         for index, item in items:
-            yield [(index, attempt(function, item, time_limit_s))]
+            yield [(index, attempt(function, item, limit.seconds))]
 
 
 class Dask(Scheduler):
@@ -107,22 +129,29 @@ class Dask(Scheduler):
     def __init__(self, place: Place | str) -> None:
         self.place = parse_place(place)
         self._client, self._cluster = connect(self.place)
+        self.client = self._client
         self.told = describe(self.place, self._client)
-        self._with_workers = time.monotonic()
+        self._alone_since: float | None = None
         self._workers, self._counted = 1, float("-inf")
 
     def map(
-        self, function: Callable[[Any], Any], items: Items, time_limit_s: float | None = None
+        self,
+        function: Callable[[Any], Any],
+        items: Items,
+        limit: ItemLimit = NO_LIMIT,
+        needs: Needs = NOTHING,
+        keeper: Keeper | None = None,
     ) -> Iterator[list[tuple[int, Outcome]]]:
         """Keep the workers busy with bunches of items, a bounded number ahead."""
-        bunches = Bunches(items)
+        bunches, asked = Bunches(items), self._asked(needs)
         pending: dict[Any, list[Item]] = {}
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         try:
             while True:
                 while self._has_room(pending) and (bunch := bunches.take(max(1, self.workers))):
-                    call = _packed(attempt_bunch, function, [item for _, item in bunch], time_limit_s)
-                    future = self._client.submit(unpacked, call, pure=False)
+                    room = keeper.room(len(bunch)) if keeper is not None else None
+                    call = _packed(_attempt_bunch, function, bunch, limit, needs.get("threads"), room)
+                    future = self._client.submit(unpacked, call, pure=False, resources=asked)
                     pending[future] = bunch
                     future.add_done_callback(arrived.put)
                 if not pending:
@@ -152,12 +181,16 @@ class Dask(Scheduler):
 
     def submit(self, function: Callable[[Any], Any], argument: Any, resources: Mapping[str, float]) -> Future:
         """Begin ``function(argument)`` on a worker that has the resources."""
-        offered = self._offered() if resources else {}
-        asked = {name: min(amount, offered[name]) for name, amount in resources.items() if name in offered}
+        asked = self._asked(resources)
         future: Future = self._client.submit(
-            unpacked, _packed(function, argument), pure=False, retries=1, resources=asked or None
+            unpacked, _packed(function, argument), pure=False, retries=1, resources=asked
         )
         return future
+
+    def _asked(self, needs: Needs) -> dict[str, float] | None:
+        """What is asked of dask: no more than the most that a worker has."""
+        offered = self._offered() if needs else {}
+        return {name: min(amount, offered[name]) for name, amount in needs.items() if name in offered} or None
 
     def _offered(self) -> dict[str, float]:
         """The most that a worker has of each resource; what none has is not asked for."""
@@ -191,8 +224,10 @@ class Dask(Scheduler):
         """Raise ``SchedulerLost`` where the scheduler cannot be reached any more."""
         self._check_connection()
         if self.workers or not isinstance(self.place, LocalPlace):
-            self._with_workers = time.monotonic()
-        elif time.monotonic() - self._with_workers > ALONE_SECONDS:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = time.monotonic()
+        elif time.monotonic() - self._alone_since > ALONE_SECONDS:
             raise self._lost("all its workers are gone")
 
     def _check_connection(self) -> None:
@@ -212,11 +247,7 @@ class Dask(Scheduler):
 
     def close(self) -> None:
         """Close the connection, and the workers where they were started here."""
-        with contextlib.suppress(Exception):
-            self._client.close(timeout=5)
-        if self._cluster is not None:
-            with contextlib.suppress(Exception):
-                self._cluster.close(timeout=10)
+        disconnect(self._client, self._cluster)
 
 
 def make_scheduler(place: str | Place | Scheduler | None) -> Scheduler:
@@ -253,25 +284,12 @@ def reporter(run_id: str) -> Progress:
     return report
 
 
-@contextlib.contextmanager
-def limited_threads(count: float | None) -> Iterator[None]:
-    """Let the libraries of this process use so many threads while inside."""
-    if count is None:
-        yield
-        return
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    number = max(1, int(count))
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch is not None else 0
-    with threadpool_limits(number):
-        if torch is not None:
-            torch.set_num_threads(number)
-        try:
-            yield
-        finally:
-            if torch is not None:
-                torch.set_num_threads(before)
+def _attempt_bunch(
+    function: Callable[[Any], Any], bunch: list[Item], limit: ItemLimit, threads: float | None, room: Room | None
+) -> Answer:
+    with limited_threads(threads):
+        answer = attempt_bunch(function, bunch, limit)
+    return answer if room is None else room.keep(answer)
 
 
 def _packed(function: Callable[..., Any], *arguments: Any) -> bytes:
@@ -305,5 +323,14 @@ def _result(future: Any) -> Answer | str:
     try:
         answer: Answer = future.result(timeout=60)
     except Exception as error:  # noqa: BLE001 - a killed worker, or a result that cannot travel
-        return f"{type(error).__name__}: {error}"
+        return failure_text(error)
     return answer
+
+
+def failure_text(error: Exception) -> str:
+    """What an error of dask means for a task, for people."""
+    if type(error).__name__ == "KilledWorker":
+        count = getattr(error, "allowed_failures", 0) + 1
+        last = getattr(getattr(error, "last_worker", None), "address", "an unknown place")
+        return f"{count} workers died at it, the last at {last}: killed, or out of memory"
+    return f"{type(error).__name__}: {error}"

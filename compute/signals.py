@@ -5,11 +5,13 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from ..schemas.errors import ComputeFailed, Interrupted
 
@@ -149,9 +151,86 @@ def watchdog(limit_s: float | None, trace: Path | None = None) -> Iterator[None]
     if limit_s is None:
         yield
         return
-    with open(trace or "/dev/stderr", "w" if trace else "a") as file:  # noqa: PTH123 - a device too
-        faulthandler.dump_traceback_later(limit_s, exit=True, file=file)
+    with open(trace or "/dev/stderr", "w" if trace else "a") as file, _bounded(limit_s, file):  # noqa: PTH123 - a device
+        yield
+
+
+@contextmanager
+def _bounded(limit_s: float, file: TextIO) -> Iterator[None]:
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=file)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemLimit:
+    """The time limit of each item of a map.
+
+    Attributes
+    ----------
+    seconds : float or None
+        The limit; None for none.
+    notes : Path or None
+        How the names of files begin in which a worker that ends itself says for which item, and what it was at: that
+        item is then given up, and not begun again on the next worker.
+    """
+
+    seconds: float | None = None
+    notes: Path | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[ItemLimit]:
+        """Keep the notes while inside; for the process that waits for the items."""
+        if self.notes is None:
+            yield self
+            return
+        self.notes.parent.mkdir(parents=True, exist_ok=True)
+        self.notes.touch()  # nobody takes the folder for an empty one
         try:
-            yield
+            yield self
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            for path in self._files():
+                path.unlink(missing_ok=True)
+
+    def given_up(self) -> dict[int, str]:
+        """The items for which a worker ended itself, and the message that says so, with where each was stuck."""
+        texts = (path.read_text(errors="replace").partition("\n") for path in self._files())
+        said = out_of_time(self.seconds or 0.0).message
+        return {int(index): f"{said} It was at {_innermost(trace)}." for index, _, trace in texts if trace}
+
+    @contextmanager
+    def watching(self) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+        """Gives what ends this worker if an item, by its number, takes too long inside."""
+        limit_s = self.seconds
+        if limit_s is None or self.notes is None or not self.notes.exists():  # or no folder that this host shares
+            yield lambda _: watchdog(limit_s)
+            return
+        path = self.notes.with_name(f"{self.notes.name}.{uuid.uuid4().hex[:12]}")
+        with path.open("w") as file:
+
+            @contextmanager
+            def watch(index: int) -> Iterator[None]:
+                file.seek(0)
+                file.truncate()
+                file.write(f"{index}\n")
+                file.flush()
+                with _bounded(limit_s, file):
+                    yield
+
+            yield watch
+        path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.notes.parent.glob(f"{self.notes.name}*")) if self.notes is not None else []
+
+
+NO_LIMIT = ItemLimit()
+
+
+def _innermost(trace: str) -> str:
+    """Where the thread that computes was, from what faulthandler wrote of all threads, innermost call first."""
+    threads = [part.strip().splitlines() for part in trace.split("\n\n")]
+    calls = next((lines for lines in threads if any(line.endswith(" in attempt_bunch") for line in lines)), threads[0])
+    return next((line.strip() for line in calls if line.lstrip().startswith("File ")), "an unknown place")

@@ -11,27 +11,28 @@ import contextlib
 import logging
 import socket
 import time
-import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.errors import ComputeFailed, H5mlError, Interrupted, NotAStore
+from ..schemas.errors import ComputeFailed, NotAStore
 from ..schemas.kinds import kind_named
 from ..schemas.run import Run
 from ..store.catalogue import Entry
 from ..store.opening import open_store
 from ..store.store import Store
 from .commit import Displaced, RunTransaction
-from .execution import Execution, Requests, Setting
+from .distributed_writes import Desk
+from .execution import Execution, Setting
+from .hand_back import Outcome, WorkerRequests, outcome_of
 from .identity import is_alive
-from .module import Call, Handle, Map, Recall, Wait
 from .plan import Plan
-from .scheduler import limited_threads, reporter
+from .scheduler import Future, Scheduler, reporter
 from .signals import LinkedStop, out_of_time, watchdog
 from .standing import Start, chain, is_left_behind, look_up
+from .workers import limited_threads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,41 +72,8 @@ class Task:
     time_limit_s: float | None = None
 
 
-class Escalate(BaseException):
-    """A module on a worker made a request that only the committing process can answer."""
-
-
-class WorkerRequests(Requests):
-    """On a worker: hands the run back where it asks for other runs or maps."""
-
-    def __init__(self, execution: Execution) -> None:
-        del execution
-
-    def map(self, request: Map) -> Sequence[xr.Dataset]:
-        """Hand the run back."""
-        raise Escalate(request.name)
-
-    def call(self, request: Call) -> Handle:
-        """Hand the run back."""
-        raise Escalate(request.name)
-
-    def wait(self, request: Wait) -> list[Handle]:
-        """Hand the run back."""
-        raise Escalate(str(request.first))
-
-    def recall(self, request: Recall) -> list[tuple[str, xr.Dataset]]:
-        """Hand the run back."""
-        raise Escalate(request.kind.name)
-
-
-def work(task: Task) -> tuple[str, str, str]:
-    """Execute a run on a worker; called by dask.
-
-    Returns
-    -------
-    tuple of str
-        ``done``, ``failed``, ``interrupted`` or ``escalate``, and message and traceback of a failure.
-    """
+def work(task: Task) -> Outcome:
+    """Execute a run on a worker; called by dask."""
     stuck = _stuck_before(task)
     if stuck is not None and task.time_limit_s is not None:
         return "failed", str(out_of_time(task.time_limit_s, task.plan.root_key)), stuck
@@ -128,15 +96,7 @@ def work(task: Task) -> tuple[str, str, str]:
         watchdog(task.time_limit_s, path.with_name(path.name + STUCK)),
         open_store(path, make=True) as staging,
     ):
-        try:
-            Execution(staging, task.plan, start, setting, WorkerRequests).run()
-        except Escalate:
-            return "escalate", "", ""
-        except Interrupted as error:
-            return "interrupted", str(error), ""
-        except H5mlError as error:
-            return "failed", str(error), traceback.format_exc()
-    return "done", "", ""
+        return outcome_of(Execution(staging, task.plan, start, setting, WorkerRequests))
 
 
 def _stuck_before(task: Task) -> str | None:
@@ -280,6 +240,8 @@ def _collect_record(main: Store, picture: Picture, transaction: RunTransaction) 
 class Committer:
     """Merges staging stores of runs under way, each only when it changed.
 
+    Where the store is in a bucket nothing is staged: workers write data themselves, and a `Desk` commits it.
+
     Parameters
     ----------
     main : Store
@@ -292,8 +254,18 @@ class Committer:
         self.main = main
         self.folder = staging_folder(main)
         self._logger = logger
+        self._desk = Desk(main, logger) if main.engine.apart else None
         self._open: dict[Path, Store] = {}
         self._merged: dict[Path, str] = {}
+
+    def send(
+        self, scheduler: Scheduler, plan: Plan, needs: Mapping[str, float], time_limit_s: float | None = None
+    ) -> Future:
+        """Begin a run on a worker."""
+        if self._desk is not None:
+            return self._desk.send(scheduler, plan, needs, time_limit_s)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return scheduler.submit(work, Task(self.main, plan, self.folder, needs, time_limit_s), needs)
 
     def files(self, run_id: str = "") -> list[Path]:
         """Staging stores of a run, or of all, oldest first."""
@@ -303,6 +275,8 @@ class Committer:
     def merge(self, run_id: str) -> str:
         """Merge what the workers of a run committed; returns the status of the newest attempt."""
         status = ""
+        if self._desk is not None:
+            self._desk.serve()
         for path in self.files(run_id):
             try:
                 staging = self._open.get(path) or open_store(path)
@@ -317,6 +291,8 @@ class Committer:
 
     def clear(self, run_id: str) -> None:
         """Remove the staging stores of a run; a worker that is still at it stops at its next request."""
+        if self._desk is not None:
+            self._desk.clear(run_id)
         for path in self.files(run_id):
             opened = self._open.pop(path, None)
             if opened is not None:
@@ -326,8 +302,10 @@ class Committer:
                 file.unlink(missing_ok=True)
 
     def recover(self) -> list[str]:
-        """Merge what killed campaigns left; returns the ids of the runs concerned."""
+        """Merge what killed campaigns left, at the beginning and end of a session; returns the runs concerned."""
         found: list[str] = []
+        if self._desk is not None:
+            self._desk.close()
         for run_id in dict.fromkeys(path.stem.partition("-")[0] for path in self.files()):
             run = self.main.catalogue.runs.get(run_id)
             if run is not None and (is_alive(run) or self._is_fresh(run)):

@@ -100,7 +100,7 @@ def _outputs(config: Training) -> Writes:
 
 MODULE = Module(
     name="training",
-    version="1",
+    version="2",
     config=Training,
     reads={
         "training_set": One(TRAINING_SET),

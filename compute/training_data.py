@@ -11,18 +11,16 @@ import mace.calculators  # noqa: F401 - e3nn can only be imported after it
 import numpy as np
 from ase.data import chemical_symbols
 from mace import data as mace_data
-from mace.tools import DefaultKeys
-from numpy.typing import NDArray
 
 from ..schemas.errors import InvalidConfig, InvalidData
-from .structure.frames import iterate_atoms
+from ..schemas.splits import TRAIN, VALID, drawn_anew, groups_of
+from .training_frames import Frames, frames_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from .training_config import Training
 
-TRAIN, VALID = 0, 1
 OWN, REPLAYED = "Default", "pt_head"
 
 
@@ -34,15 +32,15 @@ class HeadFrames:
     ----------
     head_name : str
         ``Default`` or ``pt_head``, the names of mace-torch.
-    train, valid : list of Configuration
+    train, valid : Frames
         Frames with their labels and weights.
     energies : mapping
         Energies of isolated atoms (eV) by atomic number, as the training set has them.
     """
 
     head_name: str
-    train: list[mace_data.Configuration]
-    valid: list[mace_data.Configuration]
+    train: Frames
+    valid: Frames
     energies: Mapping[int, float] = field(default_factory=dict)
     compute_avg_num_neighbors: bool = True
     avg_num_neighbors: float | None = None
@@ -51,7 +49,7 @@ class HeadFrames:
     @property
     def numbers(self) -> list[int]:
         """Atomic numbers of all frames."""
-        return sorted({int(z) for config in (*self.train, *self.valid) for z in config.atomic_numbers})
+        return sorted({*self.train.numbers, *self.valid.numbers})
 
 
 def head_frames(dataset: xr.Dataset, config: Training, name: str = OWN, where: str = "training_set") -> HeadFrames:
@@ -77,7 +75,7 @@ def head_frames(dataset: xr.Dataset, config: Training, name: str = OWN, where: s
     """
     split = dataset["split"].to_numpy().astype(np.int64)
     if config.split_seed is not None:
-        split = drawn_anew(split, _groups(dataset, split), config.split_seed)
+        split = drawn_anew(split, groups_of(dataset, split), config.split_seed)
     counts = {part: int((split == code).sum()) for part, code in (("train", TRAIN), ("valid", VALID))}
     for part, count in counts.items():
         if not count:
@@ -97,44 +95,14 @@ def head_frames(dataset: xr.Dataset, config: Training, name: str = OWN, where: s
             hint=f"set batch_size to {counts['train']} or less",
         )
     weight = config.weight_pt_head if name == REPLAYED else 1.0
-    read = {code: _configurations(dataset, np.flatnonzero(split == code), name, weight, where) for code in (0, 1)}
-    return HeadFrames(name, read[TRAIN], read[VALID], isolated_energies(dataset))
+    train, valid = (frames_of(dataset, np.flatnonzero(split == code), where, weight=weight) for code in (TRAIN, VALID))
+    return HeadFrames(name, train, valid, isolated_energies(dataset))
 
 
 def isolated_energies(dataset: xr.Dataset) -> dict[int, float]:
     """Energies of isolated atoms (eV) by atomic number, that a training set carries."""
     text = dataset.attrs.get("isolated_atom_energies_eV")
     return {} if text is None else {int(z): float(energy) for z, energy in json.loads(str(text)).items()}
-
-
-def drawn_anew(split: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Exchange training and validation frames, by whole groups; test frames stay where they are.
-
-    Parameters
-    ----------
-    split : array (frame,)
-        0 train, 1 valid, 2 test.
-    groups : array (frame,)
-        Frames of one number (a trajectory, a block of time) stay together.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    array (frame,)
-        At least as many validation frames as before, and at most all groups but one.
-    """
-    free = np.isin(split, (TRAIN, VALID))
-    wanted = int((split == VALID).sum())
-    order = np.random.default_rng(seed).permutation(np.unique(groups[free]))
-    chosen: list[int] = []
-    for group in order[:-1]:
-        if int(np.isin(groups[free], chosen).sum()) >= wanted:
-            break
-        chosen.append(int(group))
-    drawn = split.copy()
-    drawn[free] = np.where(np.isin(groups[free], chosen), VALID, TRAIN)
-    return drawn
 
 
 def atomic_energies(
@@ -156,12 +124,12 @@ def atomic_energies(
         if head.head_name == REPLAYED or config.E0s == "foundation":
             energies = of_foundation
         elif config.E0s == "average":
-            energies = mace_data.compute_average_E0s(head.train, table)
+            energies = mace_data.compute_average_E0s(_with_energy(head), table)
         elif config.E0s == "estimated":
             energies = mace_data.estimate_e0s_from_foundation(
                 foundation_model=foundation,
                 foundation_e0s=of_foundation,
-                collections_train=head.train,
+                collections_train=_with_energy(head),
                 z_table=table,
                 device=device,
             )
@@ -180,56 +148,11 @@ def atomic_energies(
     return found
 
 
+def _with_energy(head: HeadFrames) -> list[mace_data.Configuration]:
+    return [one for one in head.train.configurations(head.head_name) if one.properties["energy"] is not None]
+
+
 def _foundation_energies(foundation: Any) -> dict[int, float]:
     energies = foundation.atomic_energies_fn.atomic_energies.detach().cpu().numpy()
     energies = energies.reshape(-1, energies.shape[-1])[0]
     return {int(z): float(e) for z, e in zip(foundation.atomic_numbers, energies, strict=True)}
-
-
-def _groups(dataset: xr.Dataset, split: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Frames that stay together: groups of the set, or neighbours in one source that it put into one split."""
-    if "group" in dataset:
-        return dataset["group"].to_numpy().astype(np.int64)
-    if "source" not in dataset:
-        return np.arange(len(split), dtype=np.int64)
-    source, frame = dataset["source"].to_numpy(), dataset["source_frame"].to_numpy()
-    order = np.lexsort((frame, source))
-    starts = np.ones(len(split), dtype=bool)
-    starts[1:] = (np.diff(source[order]) != 0) | (np.diff(split[order]) != 0)
-    groups = np.empty(len(split), dtype=np.int64)
-    groups[order] = np.cumsum(starts)
-    return groups
-
-
-def _configurations(
-    dataset: xr.Dataset, indices: NDArray[np.int64], head: str, weight: float, where: str
-) -> list[mace_data.Configuration]:
-    """Frames as mace-torch reads them from a file: labels by the names of its keys, absent ones of no weight."""
-    if "energy" not in dataset and "forces" not in dataset:
-        raise InvalidData(
-            "The training set has no labels.",
-            key=where,
-            expected="energy or forces",
-            found=", ".join(map(str, dataset.data_vars)),
-        )
-    keys = mace_data.KeySpecification.from_defaults()
-    of_frames = {
-        label: dataset[label].to_numpy() for label in ("energy", "stress", "dipole", "weight") if label in dataset
-    }
-    forces = dataset["forces"].to_numpy() if "forces" in dataset else None
-    ends = np.concatenate([[0], np.cumsum(dataset["n_atoms"].to_numpy())])
-    found = []
-    for index, atoms in zip(indices, iterate_atoms(dataset, indices), strict=True):
-        labels = {
-            "energy": (DefaultKeys.ENERGY.value, atoms.info),
-            "stress": (DefaultKeys.STRESS.value, atoms.info),
-            "dipole": (DefaultKeys.DIPOLE.value, atoms.info),
-        }
-        for label, (key, kept) in labels.items():
-            if label in of_frames and np.isfinite(of_frames[label][index]).all():
-                kept[key] = of_frames[label][index]
-        if forces is not None and np.isfinite(forces[ends[index] : ends[index + 1]]).all():
-            atoms.arrays[DefaultKeys.FORCES.value] = forces[ends[index] : ends[index + 1]]
-        atoms.info["config_weight"] = weight * float(of_frames["weight"][index] if "weight" in of_frames else 1.0)
-        found.append(mace_data.config_from_atoms(atoms, key_specification=keys, head_name=head))
-    return found

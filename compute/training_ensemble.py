@@ -118,7 +118,7 @@ def _called(config: Ensemble) -> Writes:
 
 MODULE = Module(
     name="ensemble",
-    version="1",
+    version="2",
     config=Ensemble,
     reads={
         "training_set": One(TRAINING_SET),

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import mace.calculators  # noqa: F401 - e3nn can only be imported after it
 import torch
-from mace import data as mace_data
 from mace import tools
 from mace.modules.lora import inject_LoRAs, merge_lora_weights
-from mace.tools import AtomicNumberTable, torch_geometric
+from mace.tools import AtomicNumberTable
 from mace.tools.model_script_utils import configure_model
 from mace.tools.multihead_tools import apply_pseudolabels_to_pt_head_configs
 from mace.tools.scripts_utils import (
@@ -38,8 +37,11 @@ from torch_ema import ExponentialMovingAverage
 from ..schemas.errors import InvalidConfig, InvalidData
 from .potentials.checkpoint import StoredModel, quiet
 from .potentials.checkpoint_models import default_dtype, described
+from .potentials.mace_engine import usable_device
+from .potentials.mace_graphs import GraphBuilder, MaceBatches
 from .training_config import LAYERS, Training
 from .training_data import OWN, REPLAYED, HeadFrames, atomic_energies
+from .training_frames import Frames, joined
 
 if TYPE_CHECKING:
     from .module import Context
@@ -112,7 +114,7 @@ def build(config: Training, heads: Sequence[HeadFrames], foundation: torch.nn.Mo
     InvalidData
         If energies of isolated atoms are missing, or the foundation model does not know an element.
     InvalidConfig
-        If settings do not fit the foundation model.
+        If settings do not fit the foundation model, or there is no such device.
 
     Notes
     -----
@@ -121,7 +123,7 @@ def build(config: Training, heads: Sequence[HeadFrames], foundation: torch.nn.Mo
     """
     with quiet(), default_dtype(config.default_dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        device = tools.init_device(context.device)
+        device = tools.init_device(usable_device(context.device))
         args = _namespace(config, context, replay=len(heads) > 1)
         if foundation is not None:
             foundation = _prepared(config, foundation, args, device)
@@ -131,7 +133,7 @@ def build(config: Training, heads: Sequence[HeadFrames], foundation: torch.nn.Mo
         if args.pseudolabel_replay and len(heads) > 1:
             _relabel(heads[0], foundation, table, args, device)
         _repeat(heads, config)
-        train, valid_loaders = _loaders(heads, table, names, args, context.seed)
+        train, valid_loaders = _loaders(heads, table, args, context.seed, device)
         loss_fn = get_loss_fn(args, False, args.compute_dipole)
         args.avg_num_neighbors = get_avg_num_neighbors(_statistics(heads, config, foundation), args, train, device)
         array = dict_to_array(energies, names)
@@ -226,16 +228,16 @@ def _relabel(
     head: HeadFrames, foundation: Any, table: AtomicNumberTable, args: Namespace, device: torch.device
 ) -> None:
     """Energies, forces and stresses of the foundation model in place of the labels of the frames to replay."""
-    replayed: Any = Namespace(
-        collections=SubsetCollection(head.train, head.valid, []), z_table=table, head_name=head.head_name
-    )
+    train, valid = (list(frames.configurations(head.head_name)) for frames in (head.train, head.valid))
+    replayed: Any = Namespace(collections=SubsetCollection(train, valid, []), z_table=table, head_name=head.head_name)
     done = apply_pseudolabels_to_pt_head_configs(
         foundation_model=foundation, pt_head_config=replayed, r_max=args.r_max, device=device,
         batch_size=args.batch_size, force_stress=False,
     )  # fmt: skip
     if not done:
         raise InvalidData("The frames to replay could not be labelled with the foundation model.", key="replay")
-    head.train, head.valid = replayed.collections.train, replayed.collections.valid
+    head.train = head.train.relabelled(replayed.collections.train)
+    head.valid = head.valid.relabelled(replayed.collections.valid)
 
 
 def _repeat(heads: Sequence[HeadFrames], config: Training) -> None:
@@ -245,31 +247,24 @@ def _repeat(heads: Sequence[HeadFrames], config: Training) -> None:
     replayed, own = heads
     ratio = len(own.train) / len(replayed.train)
     if ratio < config.real_pt_data_ratio_threshold:
-        own.train = own.train + own.train * int(config.real_pt_data_ratio_threshold / ratio)
+        own.train = own.train.repeated(1 + int(config.real_pt_data_ratio_threshold / ratio))
 
 
 def _loaders(
-    heads: Sequence[HeadFrames], table: AtomicNumberTable, names: list[str], args: Namespace, seed: int
+    heads: Sequence[HeadFrames], table: AtomicNumberTable, args: Namespace, seed: int, device: torch.device
 ) -> tuple[Any, dict[str, Any]]:
-    def graphs(configs: Sequence[mace_data.Configuration]) -> Any:
-        return [mace_data.AtomicData.from_config(one, z_table=table, cutoff=args.r_max, heads=names) for one in configs]
+    """Batches in the order of mace-torch's loaders, and equal to theirs to the last bit."""
+    dtype = getattr(torch, args.default_dtype)
 
-    frames: Any = [graph for head in heads for graph in graphs(head.train)]
-    train = torch_geometric.dataloader.DataLoader(
-        dataset=frames,
-        batch_size=args.batch_size,
-        shuffle=True,
-        drop_last=not args.lbfgs,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    def batches(frames: Frames, head: int, size: int, **how: Any) -> Any:
+        made = MaceBatches(frames, GraphBuilder(table.zs, args.r_max, dtype=dtype, head=head), cache_bytes=None)
+        generator = torch.Generator().manual_seed(seed)
+        return made.loader(size, generator=generator, pin_memory=device.type == "cuda", **how)
+
+    together = joined([head.train for head in heads])
+    train = batches(together, 0, args.batch_size, shuffle=True, drop_last=not args.lbfgs)
     valid = {
-        head.head_name: torch_geometric.dataloader.DataLoader(
-            dataset=graphs(head.valid),
-            batch_size=args.valid_batch_size,
-            shuffle=False,
-            drop_last=False,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for head in heads
+        head.head_name: batches(head.valid, number, args.valid_batch_size, shuffle=False, drop_last=False)
+        for number, head in enumerate(heads)
     }
     return train, valid

@@ -47,7 +47,7 @@ def training_set(config: TrainingSet, inputs: Mapping[str, Any], context: Contex
 
 MODULE = Module(
     name="training_set",
-    version="1",
+    version="2",
     config=TrainingSet,
     reads={
         "labels": Many(LABELS, STRUCTURES, CLUSTERS, TRAJECTORY),

@@ -59,8 +59,11 @@ class Assembly:
         self.chosen = choose(config, self.sources, self.facts, self.level)
         self.pairs = None
         if self.baseline:
-            self.pairs = matched(self.chosen, self.facts, facts_of(self.baseline, prints=False))
+            below = facts_of(self.baseline, prints=False)
+            self.pairs = matched(self.chosen, self.facts, below, with_forces=config.require_forces)
         self.kept = self.chosen.kept()
+        left_out = self.chosen.summary()
+        context.logger.info("%d frames%s", len(self.kept), f"; left out: {left_out}" if left_out else "")
         if not self.kept.size:
             raise InvalidData(
                 "No frame is left to train on.",
@@ -123,7 +126,8 @@ class Assembly:
         valid = 0.0 if self.inputs.get("valid") else config.valid_fraction
         test = 0.0 if self.inputs.get("test") else config.test_fraction
         rng = np.random.default_rng(self.context.seed)
-        split[free] = divide(_numbered(self.group[free]), (valid, test), rng, config.split_by.replace("_", " "))
+        what, left_out = config.split_by.replace("_", " "), self.chosen.summary()
+        split[free] = divide(_numbered(self.group[free]), (valid, test), rng, what, left_out)
         return split
 
     def _groups(self, frames: Integers) -> Integers:

@@ -194,7 +194,7 @@ class Pairs:
     energy: NDArray[np.float64]
 
 
-def matched(chosen: Chosen, facts: Facts, baseline: Facts) -> Pairs:
+def matched(chosen: Chosen, facts: Facts, baseline: Facts, *, with_forces: bool) -> Pairs:
     """Find the baseline's label of each frame by its structure; frames without one are left out.
 
     Parameters
@@ -203,8 +203,16 @@ def matched(chosen: Chosen, facts: Facts, baseline: Facts) -> Pairs:
         Loses the frames without a partner.
     facts, baseline : Facts
         Of the labels and of the baseline.
+    with_forces : bool
+        Whether a label of the baseline needs all its forces.
+
+    Notes
+    -----
+    Only labels that ended well are partners, whatever is asked for of the others.
     """
     good = (baseline.status == 0) & (baseline.converged == 1) & np.isfinite(baseline.energy)
+    if with_forces:
+        good &= np.isfinite(baseline.max_force)
     places = {baseline.digest[i]: i for i in np.flatnonzero(good)[::-1].tolist()}
     at = np.array([places.get(digest, -1) for digest in facts.digest], dtype=np.int64)
     chosen.drop("no_baseline", at < 0)

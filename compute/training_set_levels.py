@@ -143,7 +143,8 @@ def isolated_energies(datasets: Iterable[xr.Dataset], level: Level) -> dict[int,
     Parameters
     ----------
     datasets : iterable of xarray.Dataset
-        Labels of single atoms, or tables with the columns ``element`` and ``energy``.
+        Labels of single atoms, of which those count that ended well, or tables with the columns ``element`` and
+        ``energy``.
     level : Level
         Only those of this level count; a table that states none counts as well.
     """
@@ -157,6 +158,8 @@ def isolated_energies(datasets: Iterable[xr.Dataset], level: Level) -> dict[int,
             energies = dataset["energy"].to_numpy()
         else:
             alone = dataset["n_atoms"].to_numpy() == 1
+            for name, value in (("status", 0), ("converged", 1)):
+                alone &= dataset[name].to_numpy() == value if name in dataset else True
             starts = np.cumsum(dataset["n_atoms"].to_numpy()) - dataset["n_atoms"].to_numpy()
             numbers = dataset["atomic_numbers"].to_numpy()[starts[alone]].tolist()
             energies = dataset["energy"].to_numpy()[alone]

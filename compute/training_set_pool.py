@@ -130,7 +130,7 @@ def facts_of(sources: Sequence[Source], *, prints: bool) -> Facts:
     Raises
     ------
     InvalidData
-        If a source has no energies.
+        If a source has no energies, or a frame no atoms.
     """
     columns: dict[str, list[Any]] = {name: [] for name in ("part", "frame", "n_atoms", "energy", "max_force")}
     columns |= {name: [] for name in ("composition", "status", "converged", "equilibration")}
@@ -148,10 +148,13 @@ def facts_of(sources: Sequence[Source], *, prints: bool) -> Facts:
                 found=", ".join(map(str, source.dataset.variables)),
                 hint="label them with `h5ml compute dft`",
             )
-        count = source.n_frames
+        count, sizes = source.n_frames, frame_sizes(source.dataset)
+        if not sizes.all():
+            place = f"{source.name}, frame {int(np.flatnonzero(sizes == 0)[0])}"
+            raise InvalidData("A frame has no atoms.", key=place, expected="at least one atom", found="none")
         columns["part"].append(np.full(count, number, dtype=np.int64))
         columns["frame"].append(np.arange(count, dtype=np.int64))
-        columns["n_atoms"].append(frame_sizes(source.dataset))
+        columns["n_atoms"].append(sizes)
         for name, default in (("status", 0), ("converged", 1), ("equilibration", 0)):
             known = name in source.dataset
             values = source.dataset[name].to_numpy() if known else np.full(count, default)

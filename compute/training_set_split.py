@@ -22,7 +22,9 @@ _MOST_ALIKE = 8
 _AT_ONCE = 512
 
 
-def divide(group: Integers, shares: tuple[float, float], rng: np.random.Generator, what: str) -> Integers:
+def divide(
+    group: Integers, shares: tuple[float, float], rng: np.random.Generator, what: str, left_out: str = ""
+) -> Integers:
     """Give every frame to training (0), validation (1) or test (2), whole groups at a time.
 
     Parameters
@@ -33,8 +35,8 @@ def divide(group: Integers, shares: tuple[float, float], rng: np.random.Generato
         Wanted shares of validation and test.
     rng : numpy.random.Generator
         Which groups.
-    what : str
-        What a group is, for messages.
+    what, left_out : str
+        What a group is, and which frames were left out before, for messages.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def divide(group: Integers, shares: tuple[float, float], rng: np.random.Generato
         raise InvalidData(
             "There are too few frames for these splits." if what == "frame" else f"There are too few {what} groups.",
             expected=f"at least {1 + sum(wanted)} groups by {what}",
-            found=f"{len(sizes)} of {len(group)} frames",
+            found=f"{len(sizes)} of {len(group)} frames{'; left out: ' if left_out else ''}{left_out}",
             hint="split by something finer, or give the inputs valid and test",
         )
     left = rng.permutation(len(sizes)).tolist()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+import os
 import shutil
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..schemas.errors import ComputeFailed, MissingPackage
@@ -15,6 +19,19 @@ from ..schemas.scheduling import AddressPlace, LocalPlace, Place, QueuePlace
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 LOST_WORKERS = 2
 """How many workers may die with one task before the task counts as failed."""
+LIBRARIES = (
+    "xarray",
+    "h5py",
+    "ase.io",
+    "ase.calculators.calculator",
+    "scipy.linalg",
+    "scipy.spatial",
+    "phonopy",
+    "tblite.ase",
+)
+"""What most steps load, in the time while others start."""
+LAST_SECONDS = 0.25
+"""How long workers of this machine, which have nothing to lose, are given to end by themselves."""
 
 
 class SchedulerLost(ComputeFailed):
@@ -39,14 +56,18 @@ def connect(place: Place) -> tuple[Any, Any]:
             "The scheduler needs dask.distributed.", found=str(error), hint="pip install distributed"
         ) from None
     cluster: Any = None
-    with dask.config.set({"distributed.scheduler.allowed-failures": LOST_WORKERS}):
+    settings = {"distributed.scheduler.allowed-failures": LOST_WORKERS, "distributed.worker.profile.enabled": False}
+    with dask.config.set(settings):
         if isinstance(place, LocalPlace):
-            cluster = _local(place)
+            with ThreadPoolExecutor(1) as starting:
+                started = starting.submit(_local, place)
+                load_libraries()
+                cluster = started.result()
         elif isinstance(place, QueuePlace):
             cluster = _queue(place)
     address = place.address if isinstance(place, AddressPlace) else None
     try:
-        return Client(cluster if cluster is not None else address, timeout=20, set_as_default=False), cluster
+        client = Client(cluster if cluster is not None else address, timeout=20, set_as_default=False)
     except OSError as error:
         if cluster is not None:
             with contextlib.suppress(Exception):
@@ -54,6 +75,40 @@ def connect(place: Place) -> tuple[Any, Any]:
         raise SchedulerLost(
             "The dask scheduler cannot be reached.", key=address, found=str(error), hint="is it running?"
         ) from None
+    if isinstance(place, LocalPlace):
+        client.run(_load_meanwhile, wait=False)
+    return client, cluster
+
+
+def disconnect(client: Any, cluster: Any) -> None:
+    """Close the connection, and end the workers that were started for it."""
+    with contextlib.suppress(Exception):
+        client.close(timeout=5)
+    if cluster is None:
+        return
+    with contextlib.suppress(Exception):
+        cluster.sync(_end_workers, [worker for worker in cluster.workers.values() if hasattr(worker, "kill")])
+    with contextlib.suppress(Exception):
+        cluster.close(timeout=10)
+
+
+async def _end_workers(nannies: Sequence[Any]) -> None:
+    """End worker processes; left to themselves they spend a second of every processor on their farewells."""
+    for nanny in nannies:
+        nanny.close_gracefully()
+    await asyncio.gather(*(nanny.kill(timeout=LAST_SECONDS) for nanny in nannies), return_exceptions=True)
+
+
+def load_libraries() -> None:
+    """Load what will be needed soon."""
+    for name in LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+async def _load_meanwhile() -> None:
+    """The same on a worker, beside its first task."""
+    threading.Thread(target=load_libraries, name="h5ml-libraries", daemon=True).start()
 
 
 def describe(place: Place, client: Any) -> str:
@@ -69,6 +124,49 @@ def describe(place: Place, client: Any) -> str:
 def threads_environment(threads: int) -> dict[str, str]:
     """What tells numerical libraries how many threads to use."""
     return dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+@contextlib.contextmanager
+def limited_threads(count: float | None) -> Iterator[None]:
+    """Let numerical libraries use so many threads inside: those that are loaded, and those that are loaded there."""
+    if count is None:
+        yield
+        return
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    usual = os.environ.get("OMP_NUM_THREADS", "")
+    number, before = max(1, int(count)), int(usual) if usual.isdigit() else _cpus()
+    try:
+        with _environment(threads_environment(number)):
+            threadpool_limits(number)
+            _limit_torch(number)
+            yield
+    finally:
+        threadpool_limits(before)
+        _limit_torch(before)
+
+
+def _cpus() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _limit_torch(number: int) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(number)
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that hold inside."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _offers(place: LocalPlace | QueuePlace, *, gpu: bool) -> dict[str, float]:

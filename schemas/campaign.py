@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .campaign_matrix import filled, points
 from .errors import H5mlError, InvalidConfig, InvalidKey, nearest
@@ -16,6 +17,7 @@ from .scheduling import Place, parse_place
 
 FILE_NAME = "h5ml.yaml"
 STEP_ENTRIES = ("compute", "seed", "device", "trust_pickle", "resources", "retries", "time_limit_s")
+RESOURCES = ("GPU", "threads", "memory_GB")
 S = TypeVar("S", bound=BaseModel)
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -93,6 +95,16 @@ class ComputeStep(Step):
     time_limit_s: float | None = Field(None, gt=0)
     options: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("resources")
+    @classmethod
+    def _no_misspelt(cls, resources: dict[str, float]) -> dict[str, float]:
+        """Other names are those of a dask cluster of the user's own, but not ones that are nearly ours."""
+        for name in resources:
+            close = get_close_matches(name.lower(), [known.lower() for known in RESOURCES], cutoff=0.7)
+            if name not in RESOURCES and close:
+                raise ValueError(f"one of {', '.join(RESOURCES)}, and not {name}")
+        return resources
+
 
 class Campaign(BaseModel):
     """A campaign file.
@@ -143,7 +155,11 @@ def load_campaign(path: str | Path) -> Campaign:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(
+            "The campaign file is no text.", key=path, expected="text in UTF-8", found=str(error)
+        ) from None
+    except OSError as error:
         raise InvalidConfig(
             "The campaign file cannot be read.",
             key=path,
@@ -173,11 +189,7 @@ class _Reader:
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = mark.line + 1 if mark is not None else 1
-            raise self.wrong(
-                "The campaign file is no valid YAML.", line, found=getattr(error, "problem", None) or str(error)
-            ) from None
+            raise self.no_yaml(text, error) from None
         if root is None:
             raise self.wrong("The campaign file is empty.", 1, expected="the entries store and steps")
         top, lines = self.mapping(root, "the campaign")
@@ -199,15 +211,27 @@ class _Reader:
         found: dict[str, Any] = {**values, "scheduler": place, "path": self.path, "steps": steps}
         return self.checked(Campaign, found, lines, 1)
 
+    def no_yaml(self, text: str, error: Any) -> InvalidConfig:
+        mark, place = getattr(error, "problem_mark", None), getattr(error, "position", 0)
+        line = mark.line + 1 if mark is not None else text.count("\n", 0, place) + 1
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        hint = "indent with blanks: YAML takes no tabs" if "\\t" in problem else None
+        return self.wrong("The campaign file is no valid YAML.", line, found=problem, hint=hint)
+
     def place(self, node: Any, line: int) -> Place:
         try:
             return parse_place(self.value(node))
         except InvalidConfig as error:
-            raise self.wrong(error.message, line, expected=error.expected, found=error.found, hint=error.hint) from None
+            named = (error.found or "").partition(" = ")[0]
+            below = next((n for name, n in _below(node) if name.rpartition(".")[2] == named), line)
+            raise self.wrong(
+                error.message, below, expected=error.expected, found=error.found, hint=error.hint
+            ) from None
 
     def steps(self, key: str, node: Any, line: int) -> Iterator[ImportStep | ComputeStep]:
         """The steps that an entry stands for: one, or one for each point of its matrix."""
         nodes, lines = self.mapping(node, key)
+        lines |= {f"{name}.{below}": n for name, item in nodes.items() for below, n in _below(item)}
         values = {name: self.value(item) for name, item in nodes.items()}
         if "matrix" not in values:
             yield self.step(key, values, lines, line)
@@ -250,17 +274,24 @@ class _Reader:
                 f"There must be names and values under {what}.",
                 node.start_mark.line + 1,
                 expected="a mapping (name: value)",
-                found=str(self.value(node)),
+                found="nothing" if self.value(node) is None else str(self.value(node)),
             )
         entries: dict[str, Any] = {}
         lines: dict[str, int] = {}
+        merged: list[Any] = []
         for name_node, value_node in node.value:
+            if name_node.tag == "tag:yaml.org,2002:merge":
+                merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                continue
             name, line = str(self.value(name_node)), name_node.start_mark.line + 1
             if name in entries:
                 raise self.wrong(
                     f"The name {name!r} stands twice under {what}.", line, found=f"the first at line {lines[name]}"
                 )
             entries[name], lines[name] = value_node, line
+        for other in merged:  # what stands here itself, or was merged first, is kept
+            found, found_lines = self.mapping(other, what)
+            entries, lines = found | entries, found_lines | lines
         return entries, lines
 
     def value(self, node: Any) -> Any:
@@ -295,9 +326,19 @@ class _Reader:
             raise self.wrong(
                 f"The entry {name!r} is not valid.",
                 lines.get(name, line),
-                expected=first["msg"],
+                expected=first["msg"].removeprefix("Value error, "),
                 found=repr(first.get("input"))[:200],
             ) from None
+
+
+def _below(node: Any) -> Iterator[tuple[str, int]]:
+    """Dotted names below a mapping node, and their lines."""
+    import yaml
+
+    for name_node, value_node in node.value if isinstance(node, yaml.MappingNode) else ():
+        yield str(name_node.value), name_node.start_mark.line + 1
+        for name, line in _below(value_node):
+            yield f"{name_node.value}.{name}", line
 
 
 def pattern(text: str) -> re.Pattern[str]:

@@ -78,6 +78,8 @@ def _text(text: str, point: Point, wrong: Wrong) -> Any:
         return point[parts[0][1]]
     made = ""
     for literal, name, form in parts:
+        if name is not None and isinstance(point[name], list | Mapping):
+            raise wrong("A list or mapping of the matrix cannot stand within a text.", found=f"{text}: {point[name]!r}")
         try:
             made += literal + ("" if name is None else format(point[name], form))
         except (ValueError, TypeError) as error:

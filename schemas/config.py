@@ -14,6 +14,20 @@ from .errors import InvalidConfig, nearest
 
 __all__ = ["Config", "Field", "alternatives", "horizon", "later", "nested_config", "one_of_one"]
 
+_PLAIN = {
+    "float_parsing": "give a number, without its unit",
+    "float_type": "give a number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "int_type": "give a whole number",
+    "bool_parsing": "give true or false",
+    "bool_type": "give true or false",
+    "string_type": "give a text",
+    "tuple_type": "give several values, as 2,2,2 or in a list",
+    "missing": "a value is missing",
+}
+"""What pydantic's types of errors mean to a person."""
+
 
 def horizon(default: Any, *, description: str, **bounds: Any) -> Any:
     """A field that says how far to go (``time_total_fs``, ``max_epochs``).
@@ -78,7 +92,7 @@ class Config(BaseModel):
         path, field = cls._field_at(first["loc"])
         name = ".".join(path)
         said = [first, *(one for one in others if path and cls._field_at(one["loc"])[0] == path)]
-        hints = dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in said)
+        hints = dict.fromkeys(_PLAIN.get(one["type"], one["msg"].removeprefix("Value error, ")) for one in said)
         value: Any = settings
         for part in path:
             value = value[part] if isinstance(value, Mapping) and part in value else first.get("input")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from blake3 import blake3
 
 from ..schemas.errors import H5mlError
 from ..schemas.kinds import kinds
+from .audit_rows import first_change
 from .catalogue import Catalogue, Entry
 from .digest import DatasetHasher, row_blocks
 from .engine import TEXT, Array, ArrayLayout, Engine, GroupLayout, Reader, RowReader
@@ -19,9 +20,15 @@ from .findings import Finding
 from .log import FORMAT, LOG_PATH
 from .work import RESTARTS, STASHES, hasher_of
 
+if TYPE_CHECKING:
+    from .store import Store
+
 FAST_BYTES, FAST_ROW = 1 << 20, 256  # from here on a memory map pays
 BLOCK_BYTES = 2 << 20  # fits the cache, so that what was just read is hashed from there
-_CHANGED = "restore the key from a backup or replay it; `h5ml log KEY` shows who wrote it"
+_CHANGED = (
+    "`h5ml replay KEY` names the values that differ; `h5ml purge KEY`, then `h5ml replay KEY`, puts back what was "
+    "computed; what no run made comes back from a backup only"
+)
 
 
 def nbytes(array: ArrayLayout) -> int:
@@ -52,6 +59,13 @@ def hash_group(reader: Reader, path: str, layout: GroupLayout, engine: Engine | 
             for block in row_blocks(array.shape, array.dtype, BLOCK_BYTES):
                 hasher.update(name, _block(reader, through, path, name, block, array))
     return hasher
+
+
+def stored_digest(store: Store, entry: Entry) -> str:
+    """The content digest of what lies at an entry, computed from its bytes."""
+    with store.at(entry) as (reader, path):
+        layout = reader.layout(path)
+        return hash_group(reader, path, layout).hexdigest(layout.sizes)
 
 
 def _is_fast(array: ArrayLayout) -> bool:
@@ -88,7 +102,7 @@ def check_entry(reader: Reader, engine: Engine | None, entry: Entry) -> tuple[li
         if hasher.hexdigest(layout.sizes) != entry.digest and engine is not None:
             hasher = hash_group(reader, entry.path, layout)  # a second look, as every reader would see it
         if hasher.hexdigest(layout.sizes) != entry.digest:
-            findings = list(_explain(entry, layout, hasher, findings))
+            findings = list(_explain(reader, entry, layout, hasher, findings))
         elif findings:  # the log and the digest disagree with each other
             findings = [*findings, _data_changed(entry, "the log contradicts its own digest", entry.digest, "")]
     except Exception as error:  # noqa: BLE001 - a damaged file may fail in any way; the audit goes on
@@ -141,7 +155,9 @@ def _differences(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[
     )
 
 
-def _explain(entry: Entry, layout: GroupLayout, hasher: DatasetHasher, known: list[Finding]) -> Iterator[Finding]:
+def _explain(
+    reader: Reader, entry: Entry, layout: GroupLayout, hasher: DatasetHasher, known: list[Finding]
+) -> Iterator[Finding]:
     """Say what differs, as narrowly as the record allows."""
     yield from known
     hasher.attributes = dict(entry.attributes)
@@ -160,12 +176,23 @@ def _explain(entry: Entry, layout: GroupLayout, hasher: DatasetHasher, known: li
         yield Finding("variable_missing", message, **_of(entry), expected=name, hint=_CHANGED)
     chains = hasher.chains()
     changed = [n for n in sorted(layout.arrays) if n in entry.chains and chains.get(n) != entry.chains[n]]
-    where = f"in {', '.join(changed)}" if changed else f"in one or more of {', '.join(sorted(hasher.variables))}"
-    yield _data_changed(entry, where, entry.digest, hasher.hexdigest(layout.sizes))
+    where = f"in {', '.join(changed)}" if changed else f"in one or more of its {len(hasher.variables)} variables"
+    told = f"{where}: values, type or attributes{_rows(first_change(reader, entry, layout))}"
+    yield _data_changed(entry, told, entry.digest, hasher.hexdigest(layout.sizes))
+
+
+def _rows(changed: tuple[int, int] | None) -> str:
+    """Which records of the first axis a change lies in, as far as the log tells."""
+    if changed is None:
+        return ""
+    first, stop = changed
+    if not first:
+        return f"; the first change is in records 0 to {stop - 1}, or in what all records share"
+    return f"; records 0 to {first - 1} are as they were committed, the first change is in {first} to {stop - 1}"
 
 
 def _data_changed(entry: Entry, where: str, expected: str, found: str) -> Finding:
-    message = f"The data of {entry.reference} differ from their record ({where}: values, type or attributes)."
+    message = f"The data of {entry.reference} differ from their record ({where})."
     return Finding("data_changed", message, **_of(entry), expected=expected, found=found or None, hint=_CHANGED)
 
 

@@ -14,6 +14,7 @@ from .catalogue import Catalogue, Entry
 from .digest import digest_json
 from .engine import Array, Reader
 from .findings import Finding
+from .staleness import Staleness
 
 
 def check_runs(catalogue: Catalogue, runs: Iterable[Run]) -> Iterator[Finding]:
@@ -100,51 +101,16 @@ def _check_outputs(catalogue: Catalogue, run: Run) -> Iterator[Finding]:
 
 def check_entries(catalogue: Catalogue, entries: Iterable[Entry]) -> Iterator[Finding]:
     """Whether the runs that made entries are recorded, and which entries are stale."""
+    staleness = Staleness(catalogue)
     for entry in entries:
         if entry.run is None:
             continue
-        run = catalogue.runs.get(entry.run)
-        if run is None:
+        if entry.run not in catalogue.runs:
             message = f"{entry.reference} names run {entry.run[:16]}, which has no record."
             yield Finding("run_missing", message, key=entry.reference, run=entry.run, hint="its origin is unknown")
-        elif catalogue.newest(entry.key).version == entry.version:
-            for why in stale_because(catalogue, run):
-                hint = "compute it again: `h5ml run` does so for all that is stale"
-                yield Finding("stale", f"{entry.reference} is stale: {why}", key=entry.reference, run=run.id, hint=hint)
-
-
-def stale_because(catalogue: Catalogue, run: Run) -> list[str]:
-    """Why the outputs of a run are stale; nothing where they are not.
-
-    Parameters
-    ----------
-    catalogue : Catalogue
-        Of the store.
-    run : Run
-        What made them.
-
-    Returns
-    -------
-    list of str
-        One sentence for each input that has a newer version, or was changed after it was read.
-
-    Notes
-    -----
-    What was received from calls makes nothing stale: which calls there are, and what each gives, follows from the
-    inputs, and a caller that is executed again finds its calls by their run ids, newer versions or not.
-    """
-    reasons = []
-    for name, refs in run.inputs.items():
-        for ref in refs:
-            entry = catalogue.locate(ref)
-            if entry is None:
-                continue
-            newest = catalogue.newest(entry.key)
-            if newest.version > entry.version and newest.digest != ref.digest:
-                reasons.append(f"its input {name}, {entry.reference}, has the newer version @{newest.version}.")
-            elif entry.digest != ref.digest:
-                reasons.append(f"its input {name}, {entry.reference}, has grown or changed since it was read.")
-    return reasons
+        for why in staleness.of(entry):
+            hint = "compute it again: `h5ml run` does so for all that is stale"
+            yield Finding("stale", f"{entry.reference} is stale: {why}", key=entry.reference, run=entry.run, hint=hint)
 
 
 # --- training sets ---------------------------------------------------------------------------------------------------
@@ -171,6 +137,23 @@ def check_training_set(reader: Reader, catalogue: Catalogue, entry: Entry) -> It
         else:
             for labels in _labels_of(catalogue, entry, source):
                 yield from _unconverged(reader, entry, labels, frames)
+    yield from _check_baseline(reader, entry, names, sources)
+
+
+def _check_baseline(reader: Reader, entry: Entry, names: list[str], sources: list[Entry | None]) -> Iterator[Finding]:
+    """Unconverged or missing labels among those that are subtracted: they are as much a part of the targets."""
+    if "baseline" not in reader.layout(entry.path).arrays:
+        return
+    columns = [reader.read(entry.path, name, (slice(None),)) for name in ("baseline", "baseline_frame")]
+    for index in np.unique(columns[0]).tolist():
+        frames = np.unique(columns[1][columns[0] == index])
+        labels = sources[index] if 0 <= index < len(sources) else None
+        if labels is None or (len(frames) and (frames[0] < 0 or frames[-1] >= labels.records > 0)):
+            name = names[index] if 0 <= index < len(names) else f"source {index}"
+            message = f"{entry.reference} refers to labels of its baseline that are not in the store."
+            yield Finding("source_missing", message, key=entry.reference, expected=name, hint="copy it into the store")
+        else:
+            yield from _unconverged(reader, entry, labels, frames)
 
 
 def _located(catalogue: Catalogue, name: str) -> Entry | None:

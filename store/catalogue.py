@@ -151,7 +151,8 @@ class Catalogue:
             below = [k for k in self.entries if k.startswith(f"{key}/")]
             hint = nearest(key, self.entries) or ("`h5ml ls` shows the keys" if self.entries else "the store is empty")
             if below:
-                hint = f"{len(below)} keys lie below it, for example {min(below)}"
+                others = f", and {len(below) - 1} more" if len(below) > 1 else ""
+                hint = f"below it lies {min(below)}{others}"
             raise UnknownKey("There is no such key.", key=key, hint=hint)
         if version is None:
             return self.newest(name)
@@ -183,6 +184,20 @@ class Catalogue:
     def made_by(self, run_id: str) -> list[Entry]:
         """Every entry that a run made."""
         return [entry for entry in self.all_versions() if entry.run == run_id]
+
+    def copied(self) -> Catalogue:
+        """A copy that can go its own way."""
+        other = Catalogue()
+        other.entries = {key: dict(versions) for key, versions in self.entries.items()}
+        other.stashes = {
+            name: {**stash, "items": dict(stash["items"]), "pieces": list(stash["pieces"])}
+            for name, stash in self.stashes.items()
+        }
+        other.marks = {name: dict(marks) for name, marks in self.marks.items()}
+        other.runs, other.restarts, other.aliases = dict(self.runs), dict(self.restarts), dict(self.aliases)
+        other.interior, other._removed_versions = Counter(self.interior), dict(self._removed_versions)
+        other.head, other.commits, other.size, other.last_time = self.head, self.commits, self.size, self.last_time
+        return other
 
     # --- folding -------------------------------------------------------------------------------------------------
 

@@ -146,10 +146,13 @@ class Engine(ABC):
         ``hdf5`` or ``icechunk``.
     location : str
         Path or URL, as the user wrote it.
+    apart : bool
+        Whether other processes may write the data of a commit (see ``icechunk_fork.py``).
     """
 
     kind: str
     location: str
+    apart: bool = False
 
     @abstractmethod
     def make(self) -> None:

@@ -39,7 +39,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "unconverged": ("warning", "A training set refers to labels that did not converge."),
     "leakage": ("warning", "The same frame stands in two splits of a training set."),
     "source_missing": ("warning", "A training set refers to frames that are not there."),
-    "stale": ("notice", "An input has a newer version, or changed after it was read."),
+    "stale": ("notice", "An input has a newer version, changed after it was read, or is stale itself."),
     "received_changed": ("notice", "What a run received from a call has grown or changed since."),
     "running": ("notice", "A run is recorded as running: at work now, or killed and resumable."),
     "leftover": ("notice", "A group of h5ml's own that nothing refers to any more; gc removes it."),
@@ -113,7 +113,7 @@ class AuditReport:
     root : str
         The root digest now: write it down to audit against it later.
     commits, keys, runs : int
-        How many were checked (keys: versions of keys).
+        How many were checked (keys: every version of every key).
     bytes : int
         Bytes of data whose digest was recomputed.
     purged : int
@@ -182,10 +182,11 @@ class AuditReport:
         """One line."""
         counts = [(self.count("error"), "error"), (self.count("warning"), "warning"), (self.count("notice"), "notice")]
         told = ", ".join(f"{n} {name}{'s' * (n != 1)}" for n, name in counts if n) or "no findings"
-        return (
-            f"{told}: {self.commits} commits, {self.keys} versions of keys, {self.runs} runs, "
-            f"{self.bytes / 1e6:.1f} MB of data; root digest {self.root}"
+        read = ", ".join(
+            f"{n} {name}{'s' * (n != 1)}"
+            for n, name in ((self.commits, "commit"), (self.keys, "dataset"), (self.runs, "run"))
         )
+        return f"{told}: {read}, {self.bytes / 1e6:.1f} MB of data; root digest {self.root}"
 
     def raise_for_findings(self, *, strict: bool = False) -> None:
         """Raise where the audit failed.

@@ -22,6 +22,7 @@ from ..schemas.errors import H5mlError, KeyTaken, LockTimeout, NotAStore, StoreD
 from .engine import Engine, Reader, RowReader, Writer
 from .icechunk_chunks import Rows, wait
 from .icechunk_folder import NewFiles, check_locks, nbytes, publish, sync_tree
+from .icechunk_fork import Changes, ForkedChange
 from .icechunk_location import BRANCH, REFERENCE, meaning, parse_location, translated
 from .icechunk_view import Change, Nodes, View
 from .lock import WriterLock
@@ -57,6 +58,7 @@ class IcechunkEngine(Engine):
 
     def _start(self) -> None:
         self._place = parse_location(self.location)
+        self.apart = self._place.folder is None
         self._turn = threading.Lock()
         self._repo: icechunk.Repository | None = None
         self._files = NewFiles(self._place.folder) if self._place.folder is not None else None
@@ -227,6 +229,16 @@ class IcechunkEngine(Engine):
             session = repo.writable_session(BRANCH)
             base = session.snapshot_id
             return session, Change(session, lambda: self._nodes(repo, base), self.location)
+
+    def fork(self, function: Callable[[Writer], T]) -> tuple[T, Changes]:
+        """Run a function whose data are written at once, but which another process commits (`Changes.adopt`)."""
+        repo = self._repository()
+        with translated(self.location):
+            session = repo.writable_session(BRANCH).fork()
+            base = session.snapshot_id
+        change = ForkedChange(session, lambda: self._nodes(repo, base), self.location)
+        result = function(change)
+        return result, change.changes()
 
     def _transact_folder(self, folder: Path, function: Callable[[Writer], T], message: str) -> T:
         assert self._files is not None

@@ -118,15 +118,36 @@ def write_whole(store: Any, path: str, document: Mapping[str, Any], values: Arra
     return True
 
 
-async def _read_whole(array: AsyncArray[Any], number: int, shape: tuple[int, ...], dtype: str) -> Array | None:
+async def _read_whole(store: Any, path: str, number: int, shape: tuple[int, ...], dtype: str) -> Array | None:
     """One chunk of whole rows; nothing if it was never written."""
     from zarr.core.buffer import default_buffer_prototype
 
-    place = array.store_path
-    value = await place.store.get(_key(place.path, number, len(shape)), default_buffer_prototype())
+    value = await store.get(_key(path, number, len(shape)), default_buffer_prototype())
     if value is None:
         return None
     return np.frombuffer(value.to_bytes(), np.dtype(dtype)).reshape(shape)
+
+
+def read_whole(store: Any, path: str, document: Mapping[str, Any], dtype: str, rows: slice) -> Array | None:
+    """Rows from whole chunks, if they are that and all of them were written."""
+    if not whole_rows(document) or dtype == TEXT:
+        return None
+    chunk = chunk_shape(document)
+    step = chunk[0]
+    values: Array = np.empty((rows.stop - rows.start, *chunk[1:]), dtype=dtype)
+
+    async def fetch(number: int) -> bool:
+        block = await _read_whole(store, path, number, chunk, dtype)
+        if block is not None:
+            first, end = max(rows.start, number * step), min(rows.stop, (number + 1) * step)
+            values[first - rows.start : end - rows.start] = block[first - number * step : end - number * step]
+        return block is not None
+
+    numbers = range(rows.start // step, -(-rows.stop // step))
+    for i in range(0, len(numbers), _AT_ONCE):
+        if not all(wait(gathered(fetch(number) for number in numbers[i : i + _AT_ONCE]))):
+            return None
+    return values
 
 
 async def copy_chunks(store: Any, source: str, target: str) -> None:
@@ -249,8 +270,11 @@ class Rows:
     async def _block(self, name: str, number: int) -> Array:
         """The rows of one chunk (some more than the array has, at its end)."""
         array, layout, chunks = self._arrays[name], self._layouts[name], self._chunks[name]
-        if name in self._whole and (block := await _read_whole(array, number, chunks, layout.dtype)) is not None:
-            return block
+        place = array.store_path
+        if name in self._whole:
+            block = await _read_whole(place.store, place.path, number, chunks, layout.dtype)
+            if block is not None:
+                return block
         rest = (slice(None),) * (len(layout.shape) - 1)
         values = await array.getitem((slice(number * chunks[0], (number + 1) * chunks[0]), *rest))
         return normal(values, layout.dtype)

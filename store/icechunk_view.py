@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,17 @@ import orjson
 
 from ..schemas.errors import H5mlError, KeyTaken, StoreDamaged, UnknownKey
 from .engine import Array, ArrayLayout, GroupLayout, Selection
-from .icechunk_chunks import copy_chunks, gathered, get_document, normal, put_bytes, storable, wait, write_whole
+from .icechunk_chunks import (
+    copy_chunks,
+    gathered,
+    get_document,
+    normal,
+    put_bytes,
+    read_whole,
+    storable,
+    wait,
+    write_whole,
+)
 from .icechunk_layout import (
     DOCUMENT,
     FOLDER,
@@ -113,6 +123,13 @@ class View:
         wanted, after, empty = plan(selection, layout.shape)
         if empty:
             return empty_result(wanted, after, layout.dtype)
+        rows = _stretch(wanted, layout.shape)
+        if rows is not None:
+            with self.damage(path):
+                document = self._document(path).arrays[name]
+                found = read_whole(self._store, f"{path}/{name}", document, layout.dtype, rows)
+            if found is not None:
+                return found[(*after, ...)]
         array = self.zarr_array(path, name)
         with self.damage(path):
             if all(isinstance(item, slice) for item in wanted):
@@ -274,17 +291,12 @@ class Change(View):
         if not plain(path):
             raise KeyTaken("This can be no path of a group.", key=path)
         self.finish()
-        missing = [folder for folder in parents(path) if folder not in self._folders]
+        missing = self._unknown_folders(path)
         with self.damage(path):
             taken, *marks = wait(gathered(get_document(self._store, folder) for folder in (path, *missing)))
         if taken is not None:
             raise KeyTaken("Something lies at this path already.", key=path)
-        documents: dict[str, bytes] = {}
-        for folder, mark in zip(missing, marks, strict=True):
-            if mark is None:
-                documents[folder] = folder_bytes()
-            elif FOLDER not in mark.get("attributes", {}) and self._find(folder) is not None:
-                raise KeyTaken("A group cannot lie inside a group of variables.", key=path, found=folder)
+        documents = self._new_folders(path, missing, marks)
         documents[path] = new.bytes()
         documents |= {f"{path}/{name}": orjson.dumps(array) for name, array in new.arrays.items()}
         self._set(documents)
@@ -293,6 +305,47 @@ class Change(View):
         self._made.add(path)
         self._gone.discard(path)
 
+    def _unknown_folders(self, path: str) -> list[str]:
+        """The folders above a group of which it is not known that they are there."""
+        return [folder for folder in parents(path) if folder not in self._folders]
+
+    def _new_folders(
+        self, path: str, folders: Sequence[str], marks: Sequence[Mapping[str, Any] | None]
+    ) -> dict[str, bytes]:
+        """The documents of those that are not there; refuses what is no folder."""
+        documents: dict[str, bytes] = {}
+        for folder, mark in zip(folders, marks, strict=True):
+            if mark is None:
+                documents[folder] = folder_bytes()
+            elif FOLDER not in mark.get("attributes", {}) and self._find(folder) is not None:
+                raise KeyTaken("A group cannot lie inside a group of variables.", key=path, found=folder)
+        return documents
+
+    def adopt(self, fork: Any, made: Iterable[str], gone: Iterable[str]) -> None:
+        """Merge what was changed on a fork, where nobody has changed the same groups since.
+
+        Parameters
+        ----------
+        fork : icechunk.ForkSession
+            Of any earlier state of this branch.
+        made, gone : iterable of str
+            The groups that it made and removed; it left the folders above them alone.
+        """
+        with translated(self._location, writing=True):
+            self._session.merge(fork)
+        self._known.clear()
+        self._layouts.clear()
+        new, old = set(made), set(gone)
+        self._made = (self._made - old) | new
+        self._gone = (self._gone | old) - new
+        self._thinned.update(folder for path in old for folder in parents(path))
+        for path in sorted(new):
+            missing = self._unknown_folders(path)
+            with self.damage(path):
+                marks = wait(gathered(get_document(self._store, folder) for folder in missing))
+            self._set(self._new_folders(path, missing, marks))
+            self._folders.update(missing)
+
     def _set(self, documents: Mapping[str, bytes]) -> None:
         with translated(self._location, writing=True):
             wait(
@@ -300,6 +353,15 @@ class Change(View):
                     put_bytes(self._store, f"{path}/{DOCUMENT}".lstrip("/"), value) for path, value in documents.items()
                 )
             )
+
+
+def _stretch(wanted: Sequence[Any], shape: Sequence[int]) -> slice | None:
+    """The rows that are wanted, if these are some whole rows end to end."""
+    if not wanted or not all(isinstance(item, slice) and item.step == 1 for item in wanted):
+        return None
+    whole = all((item.start, item.stop) == (0, n) for item, n in zip(wanted[1:], shape[1:], strict=True))
+    first = wanted[0]
+    return slice(first.start, first.stop) if whole else None
 
 
 async def _children(store: Any, path: str) -> list[str]:

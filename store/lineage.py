@@ -82,7 +82,7 @@ def run_node(catalogue: Catalogue, run: Run) -> Node:
         facts["calls"] = [{"name": call.name, "run": call.run, "module": module} for call, module in made]
     if run.parent in runs:
         facts["caller"] = runs[run.parent].root_key
-    return Node(run.id, "run", f"{run.module} {run.module_version}", facts)
+    return Node(run.id, "run", run.module, facts)
 
 
 # --- what it came from -----------------------------------------------------------------------------------------------

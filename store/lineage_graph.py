@@ -39,7 +39,9 @@ class Node:
             records = counted(facts["records"], "record") if facts.get("records") else ""
             words = [facts["kind"], records, "purged" if facts.get("purged") else "", ", ".join(facts.get("tags", []))]
         elif self.type == "run":
-            words = [facts["status"], str(facts.get("started", ""))[:16].replace("T", " "), self.id[:8]]
+            words = [f"version {facts['module_version']}", facts["status"]]
+            words += [str(facts.get("started", ""))[:16].replace("T", " "), self.id[:8]]
+            words += [f"for {facts['root_key']}"] if facts["status"] != "done" else []
             words += [f"called by {facts['caller']}"] if facts.get("caller") else []
         elif self.type == "calls":
             words = [counted(len(facts["keys"]), "key"), f"{len(facts['gone'])} gone" if facts["gone"] else ""]

@@ -60,11 +60,14 @@ class GcReport:
         Whether nothing was changed.
     leftovers : list of str
         Files beside the store and groups that no commit made: only reported.
+    kept : dict of str to str
+        Older versions that stay, each with what is there in its newest version and was made of it.
     """
 
     items: list[Item] = field(default_factory=list)
     dry_run: bool = False
     leftovers: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -75,8 +78,9 @@ class GcReport:
 def gc(store: Store, *, dry_run: bool = False, keep_versions: int = 0, restarts: bool = False) -> GcReport:
     """Remove what nobody needs any more, in one transaction.
 
-    - Payloads of older versions, except the last ``keep_versions`` of each key and those with a tag. Their lineage
-      and digests stay, and ``replay`` can restore them.
+    - Payloads of older versions, except the last ``keep_versions`` of each key, those with a tag, and those that the
+      newest version of another key was made of (``purge`` drops these too). Their lineage and digests stay, and
+      ``replay`` can restore them.
     - Kept results of maps whose run is done.
     - Restart states that nothing can be continued from: no run of that prefix is unfinished, and none has data in
       the store. The restart state of a finished run stays, because a longer run continues from it, unless
@@ -99,7 +103,7 @@ def gc(store: Store, *, dry_run: bool = False, keep_versions: int = 0, restarts:
     GcReport
     """
     report = GcReport(dry_run=dry_run, leftovers=leftovers(store))
-    options: dict[str, Any] = {"keep_versions": keep_versions, "restarts": restarts}
+    options: dict[str, Any] = {"keep_versions": keep_versions, "restarts": restarts, "report": report}
     if dry_run:
         with store.engine.reading() as reader:
             report.items = _garbage(reader, store.catalogue, **options)
@@ -117,13 +121,20 @@ def gc(store: Store, *, dry_run: bool = False, keep_versions: int = 0, restarts:
     return report
 
 
-def _garbage(reader: Reader, catalogue: Catalogue, *, keep_versions: int, restarts: bool) -> list[Item]:
+def _garbage(
+    reader: Reader, catalogue: Catalogue, *, keep_versions: int, restarts: bool, report: GcReport
+) -> list[Item]:
     items = []
+    needed = _needed(catalogue)
     for key in sorted(catalogue.entries):
         older = sorted(catalogue.entries[key])[:-1]
         for version in older[: max(0, len(older) - keep_versions)]:
             entry = catalogue.entries[key][version]
-            if not entry.purged and not entry.tags:
+            if entry.purged or entry.tags:
+                continue
+            if entry.reference in needed:
+                report.kept[entry.reference] = needed[entry.reference]
+            else:
                 why = f"an older version; @{max(catalogue.entries[key])} is the newest"
                 items.append(Item("version", entry.reference, group_bytes(reader, entry.path), why))
     for identity in catalogue.stashes:
@@ -137,6 +148,21 @@ def _garbage(reader: Reader, catalogue: Catalogue, *, keep_versions: int, restar
             items.append(Item("restart", identity, group_bytes(reader, f"{RESTARTS}/{identity}"), why))
     orphans = [p for p in unknown_groups(reader.groups(), catalogue) if p.startswith((f"{RESTARTS}/", f"{STASHES}/"))]
     return items + [Item("orphan", p, group_bytes(reader, p), "nothing in the log refers to it") for p in orphans]
+
+
+def _needed(catalogue: Catalogue) -> dict[str, str]:
+    """Everything that the newest versions of keys were made of, at any distance, each with one that was."""
+    found: dict[str, str] = {}
+    for newest in catalogue:
+        waiting = [newest.run]
+        while waiting:
+            run = catalogue.runs.get(waiting.pop() or "")
+            refs = [ref for refs in run.inputs.values() for ref in refs] if run is not None else []
+            for entry in filter(None, map(catalogue.locate, refs)):
+                if entry.reference not in found:
+                    found[entry.reference] = newest.reference
+                    waiting.append(entry.run)
+    return found
 
 
 def _restart_is_garbage(catalogue: Catalogue, identity: str, *, finished: bool) -> str:

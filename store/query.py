@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from pydantic import field_validator
 from ..schemas.config import Config, Field
 from ..schemas.key import Key
 from .catalogue import Catalogue, Entry
+
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?)?")
 
 
 class Query(Config):
@@ -32,6 +35,16 @@ class Query(Config):
     status: str | None = Field(None, description="Only data whose run has this status.")
     tag: str | None = Field(None, description="Only entries with this tag.")
     versions: bool = Field(False, description="Older versions too.")
+
+    @field_validator("since", "until")
+    @classmethod
+    def _is_time(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        text = value.strip().replace(" ", "T").removesuffix("Z")
+        if not _TIME.fullmatch(text):
+            raise ValueError(f"no time: {value!r}; write for example 2026-11-30 or 2026-11-30T14:05")
+        return text
 
     @field_validator("elements", "only_elements", mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -313,8 +313,9 @@ class Store:
                 key=entry.reference,
                 hint=f"`h5ml replay {entry.reference}` restores it",
             )
-        with self.engine.reading() as reader:
-            with self._lock:
+        with ExitStack() as stack:
+            with self._lock:  # before the engine, as whoever commits does
+                reader = stack.enter_context(self.engine.reading())
                 if self.engine.state() != self._state:
                     self._refresh(reader)
                 path = self._catalogue.entry(entry.reference).path

@@ -21,6 +21,7 @@ from .prepare import Prepared, facts, merged_facts
 
 RESTARTS = ".h5ml/restart"
 STASHES = ".h5ml/stash"
+STASH_CHUNK = 1 << 16
 Hashers = dict[tuple[str, int], tuple[str, DatasetHasher]]
 
 
@@ -246,21 +247,26 @@ class Work:
     def stash(self, identity: str, name: str, items: Mapping[int, bytes]) -> None:
         """Keep finished items of a map, end to end in one growing array."""
         path = f"{STASHES}/{identity}"
-        size = self.catalogue.stashes.get(identity, {}).get("size", 0)
-        if not self.writer.exists(path):
-            array = ArrayLayout(("byte",), (0,), "|u1", {"units": "1"}, (1 << 16,))
-            self.writer.create(path, GroupLayout({"bytes": array}, {"byte": 0}, {}, ("byte",)))
-            size = 0
+        size = self.catalogue.stashes.get(identity, {}).get("size", 0) if self.writer.exists(path) else 0
         rows = []
         for index, blob in items.items():
             rows.append([name, int(index), size, size + len(blob)])
             size += len(blob)
+        self.lengthen_stash(identity, size)
         text = b"".join(items.values())
         data = np.frombuffer(text, dtype=np.uint8)
-        self.writer.grow(path, {"byte": size})
         self.writer.write(path, "bytes", data, size - len(data))
         piece = [size - len(data), size, blake3(text).hexdigest()]
         self.emit(event_of("stash", id=identity, items=rows, piece=piece))
+
+    def lengthen_stash(self, identity: str, size: int) -> None:
+        """Make the array for a run's finished items, or make it as long as this at least."""
+        path = f"{STASHES}/{identity}"
+        if not self.writer.exists(path):
+            array = ArrayLayout(("byte",), (0,), "|u1", {"units": "1"}, (STASH_CHUNK,))
+            self.writer.create(path, GroupLayout({"bytes": array}, {"byte": 0}, {}, ("byte",)))
+        if size > self.writer.layout(path).sizes["byte"]:
+            self.writer.grow(path, {"byte": size})
 
     def forget(self, identity: str, *, restart: bool) -> None:
         """Drop what a run kept for resuming."""

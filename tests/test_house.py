@@ -53,14 +53,15 @@ def allowed(path: Path, target: str) -> bool:
 
 
 # Science that modules share; it knows neither requests nor stores.
-LIBRARIES = ("compute/structure", "compute/lattice", "compute/levels")
+LIBRARIES = ("compute/structure", "compute/lattice", "compute/levels", "compute/scratch")
 
 # The execution side of compute knows the store; a module does not.
 RUNNERS = {
     f"compute/{name}"
     for name in (
-        "__init__ bunches campaign commit crew execution foresight graph identity inputs maps plan registry replay "
-        "requests runner scheduler signals staging standing take_over watching workers"
+        "__init__ bunches campaign commit crew distributed_results distributed_writes execution foresight graph "
+        "hand_back identity inputs maps plan registry replay requests runner "
+        "scheduler signals staging standing take_over watching workers"
     ).split()
 }
 

@@ -9,8 +9,9 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -25,8 +26,8 @@ from .external import (
     TimedProfile,
     check_command,
     end,
-    environment,
     run_program,
+    start,
     tail,
     version_of,
 )
@@ -122,6 +123,7 @@ class AimsLevel(Level):
         keywords = self._keywords(system, properties, changes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # ASE announces that its interface to aims will move
+            warnings.filterwarnings("ignore", "Subprocess exited", UserWarning)  # the label says so
             if self.settings.interface == "files":
                 return self._with_files(system, properties, keywords, folder)
             if self.settings.interface == "socket":
@@ -171,30 +173,22 @@ class AimsLevel(Level):
             given = {**template.socketio_parameters(unixsocket, port), **keywords}
             template.write_input(profile, folder, atoms, given, properties)
             with (folder / _OUTPUT).open("wb") as output, (folder / _ERRORS).open("wb") as errors:
-                process = subprocess.Popen(
-                    shlex.split(self._command), cwd=folder, stdout=output, stderr=errors,
-                    env=environment(self.settings.threads), start_new_session=True,
-                )  # fmt: skip
+                process = start(shlex.split(self._command), folder, output, errors, self.settings.threads)
             started.append(process)
             return process
 
-        calculator = SocketIOCalculator(
-            unixsocket=name, timeout=self.settings.calculation_limit_s, launch_client=launch
-        )
+        limit_s = self.settings.calculation_limit_s
+        calculator = SocketIOCalculator(unixsocket=name, timeout=limit_s, launch_client=launch)
         try:
-            calculator.calculate(atoms, sorted(properties), ["positions"])
-            found = dict(calculator.results)
+            with _ended_after(limit_s, started) as late:
+                found = _answered(calculator, atoms, properties)
         except H5mlError:
             raise
         except Exception as error:  # noqa: BLE001 - a broken connection shows in many ways
             text = (folder / _OUTPUT).read_text(errors="replace") if (folder / _OUTPUT).exists() else ""
-            status = SCF_FAILED if _is_unconverged(text) else FAILED
-            return failed(f"{tail(folder, [_OUTPUT, _ERRORS])}\n{said(error)}", status)
-        finally:
-            with contextlib.suppress(Exception):
-                calculator.close()
-            for process in started:
-                end(process)
+            status = SCF_FAILED if _is_unconverged(text) and not late.is_set() else FAILED
+            why = f"ended after the time limit of {limit_s:g} s" if late.is_set() else said(error)
+            return failed(f"{tail(folder, [_OUTPUT, _ERRORS])}\n{why}", status)
         text = (folder / _OUTPUT).read_text(errors="replace")
         if _is_unconverged(text):
             return failed(tail(folder, [_OUTPUT]), SCF_FAILED)
@@ -268,6 +262,45 @@ class AimsLevel(Level):
                 hint="set species_dir, or AIMS_SPECIES_DIR in the environment",
             )
         return folder.absolute()
+
+
+@contextlib.contextmanager
+def _ended_after(limit_s: float | None, started: Sequence[subprocess.Popen[Any]]) -> Iterator[threading.Event]:
+    """End programs after the limit, and in any case at the end; ASE waits for one that never connects or answers.
+
+    The event says whether the limit was reached.
+    """
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        for process in started:
+            end(process)
+
+    timer = threading.Timer(limit_s or 0.0, stop)
+    if limit_s is not None:
+        timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+        for process in started:
+            end(process)
+
+
+def _answered(calculator: Any, atoms: Any, properties: frozenset[str]) -> dict[str, Any]:
+    """What a client answers; where it does not, it is ended before ASE waits for it."""
+    try:
+        calculator.calculate(atoms, sorted(properties), ["positions"])
+        return dict(calculator.results)
+    except Exception:
+        process = getattr(calculator.server, "proc", None)
+        if process is not None:
+            end(process)
+        raise
+    finally:
+        with contextlib.suppress(Exception):
+            calculator.close()
 
 
 def _is_unconverged(text: str) -> bool:

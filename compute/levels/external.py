@@ -19,6 +19,12 @@ from ...schemas.errors import InvalidConfig, MissingPackage
 from .level import TAIL_CHARACTERS
 
 _GRACE_S = 2.0
+_LEADER = """exec 3<&0 </dev/null
+{ read -r _ <&3; kill -9 0; } & watcher=$!
+"$@" 3<&- & wait $!
+code=$?
+{ kill $watcher; wait $watcher; } 2>/dev/null
+exit $code"""
 _VERSION_S = 30.0
 
 
@@ -78,9 +84,7 @@ def run_program(
     OutOfTime, ProgramFailed
         If it took too long, or ended with an error.
     """
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=output, stderr=errors, env=environment(threads), start_new_session=True
-    )
+    process = start(command, folder, output, errors, threads)
     try:
         code = process.wait(limit_s)
     except subprocess.TimeoutExpired:
@@ -91,6 +95,19 @@ def run_program(
         raise ProgramFailed(f"{command[0]} ended with exit code {code}")
 
 
+def start(command: Sequence[str], folder: Path, output: Any, errors: Any, threads: int) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own, all of which dies with this process, however that ends.
+
+    The group is led by a shell whose input is a pipe from here. It closes when this process ends, also by ``kill -9``
+    or for lack of memory; then a second shell ends the group. No signal handler, no thread and no code between fork and
+    exec takes part, and it holds for all that the program starts on this machine.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _LEADER, "sh", *command], cwd=folder, stdin=subprocess.PIPE, stdout=output, stderr=errors,
+        env=environment(threads), start_new_session=True,
+    )  # fmt: skip
+
+
 def end(process: subprocess.Popen[Any]) -> None:
     """End a process with all that it started; politely at first."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -99,7 +116,9 @@ def end(process: subprocess.Popen[Any]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)
             if number == signal.SIGTERM and not _has_group(process.pid):
-                return
+                break
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def environment(threads: int) -> dict[str, str]:

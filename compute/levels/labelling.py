@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...schemas.kinds_training import LABELS
+from ..scratch import scratch_folder
 from .level import ABSURD, DONE, FAILED, SCF_FAILED, TAIL_CHARACTERS, Level, Outcome, System, level_id, level_text
 
 if TYPE_CHECKING:
@@ -163,8 +163,8 @@ def _folder(level: Level) -> Iterator[Path]:
     if not level.writes_files:
         yield Path()
         return
-    with tempfile.TemporaryDirectory(prefix="h5ml-label-") as name:
-        yield Path(name)
+    with scratch_folder() as folder:
+        yield folder
 
 
 @functools.cache

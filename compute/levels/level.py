@@ -86,6 +86,15 @@ class System:
         """Electrons, all of them."""
         return int(self.numbers.sum()) - self.charge
 
+    def unfit_electrons(self) -> str:
+        """Why charge and spin cannot be those of its electrons; empty where they can."""
+        count = self.n_electrons
+        if count < 1:
+            return f"the charge {self.charge:+d}, which leaves {max(count, 0)} of {int(self.numbers.sum())} electrons"
+        if (count - self.multiplicity) % 2 != 1 or self.multiplicity - 1 > count:
+            return f"multiplicity {self.multiplicity} with {count} electrons"
+        return ""
+
     @property
     def n_periodic(self) -> int:
         """Number of periodic directions."""
@@ -255,18 +264,15 @@ class Level(ABC):
             hint = f"set properties to some of {', '.join(p for p in PROPERTIES if p in have)}"
         elif system.charge and not can.charge:
             why = f"the charge {system.charge:+d}"
-        elif can.spin and (system.n_electrons - system.multiplicity) % 2 != 1:
-            why = f"multiplicity {system.multiplicity} with {system.n_electrons} electrons"
-            hint = "set spin_multiplicity and charge to fit, or leave them out"
-        elif can.spin and system.multiplicity - 1 > system.n_electrons:
-            why = f"multiplicity {system.multiplicity} with {system.n_electrons} electrons"
+        elif can.spin and system.unfit_electrons():
+            why, hint = system.unfit_electrons(), "set spin_multiplicity and charge to fit, or leave them out"
         if why:
             raise InvalidConfig(
                 f"The engine {self.settings.engine} cannot do this.",
                 key=where,
                 expected="structures and properties that it knows",
                 found=why,
-                hint=hint or "take another engine for these frames",
+                hint=hint or "change the settings, take another engine, or leave these frames out",
             )
 
     def _check_fallbacks(self) -> None:

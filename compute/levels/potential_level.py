@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ...schemas.errors import H5mlError, InvalidConfig
 from ..potentials import Potential
+from ..potentials.elements import known_elements
 from .level import Capabilities, Level, Outcome, System, failed
 from .level_config import LevelSettings
 from .results import outcome_of, said
@@ -35,7 +36,7 @@ class PotentialLevel(Level):
                 found="nothing",
                 hint="give model=KEY of a checkpoint, or engine:method such as mace-mp:small; or choose another engine",
             )
-        self.potential = potential
+        self.potential, self._known = potential, known_elements(potential)
         super().__init__(settings)
 
     def facts(self) -> dict[str, Any]:
@@ -50,6 +51,16 @@ class PotentialLevel(Level):
         )
         crystals = able - {"dipole"}
         return Capabilities(able, crystals, frozenset({0, 1, 2, 3}), charge=False, spin=False)
+
+    def refuse(self, system: System) -> str:
+        """Elements that a learned model was not trained on."""
+        from ase.data import chemical_symbols
+
+        foreign = set(system.numbers.tolist()) - self._known if self._known is not None else set()
+        if not foreign:
+            return ""
+        names, known = (" ".join(chemical_symbols[z] for z in sorted(some)) for some in (foreign, self._known or ()))
+        return f"{names}: {self.potential.spec} was trained on {known}"
 
     def compute(self, system: System, properties: frozenset[str], changes: Mapping[str, Any], folder: Path) -> Outcome:
         """A single point of a cold calculator."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
-from ...schemas.errors import H5mlError, InvalidConfig, MissingPackage
+from ...schemas.errors import H5mlError, InvalidConfig, MissingPackage, nearest
 from .level import SCF_FAILED, Capabilities, Level, Outcome, System, failed, mesh_of
 from .level_config import LevelSettings
 from .results import outcome_of, said
@@ -20,6 +20,11 @@ from .results import outcome_of, said
 _MOLECULE_KEYWORDS = frozenset({"grid_level", "density_fit", "ecp", "symmetry"})
 _CRYSTAL_KEYWORDS = frozenset({"pseudo", "ke_cutoff", "mesh", "precision", "exp_to_discard", "smearing_Ha"})
 _HELPS = frozenset({"max_cycle", "level_shift", "damp", "diis_space", "diis_start_cycle", "init_guess", "second_order"})
+_WHOLE = frozenset({"max_cycle", "diis_space", "diis_start_cycle"})
+_NUMBERS = frozenset({"level_shift", "damp", "ke_cutoff", "precision", "exp_to_discard", "smearing_Ha"})
+_SWITCHES = frozenset({"density_fit", "second_order"})
+_GUESSES = ("minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "hcore", "1e")
+_FINEST_GRID = 9
 _TIGHT = 1e-9
 _OUTPUT = "pyscf.out"
 
@@ -49,8 +54,12 @@ class PyscfLevel(Level):
                 key="keywords of pyscf",
                 expected=", ".join(sorted(known)),
                 found=", ".join(unknown),
+                hint=nearest(unknown[0], known),
             )
+        for given in (settings.keywords, *(settings.fallbacks or ())):
+            _check_keywords(given)
         self._check_method()
+        _check_basis(settings.basis)
         self._dispersion = "" if settings.dispersion is None else _check_dispersion(settings)
 
     def facts(self) -> dict[str, Any]:
@@ -230,7 +239,7 @@ class PyscfLevel(Level):
                 key="method",
                 expected="HF, or a functional by its name in libxc: PBE, B3LYP, r2SCAN, wB97X-V ...",
                 found=self.settings.method_name,
-                hint=str(error).strip("\"'"),
+                hint=nearest(self.settings.method_name.upper(), libxc.XC_CODES) or str(error).strip("\"'"),
             ) from None
 
 
@@ -252,6 +261,40 @@ class _Clock:
 
 def _listed(system: System) -> list[tuple[int, list[float]]]:
     return [(int(z), place.tolist()) for z, place in zip(system.numbers, system.positions, strict=True)]
+
+
+def _check_keywords(given: Mapping[str, Any]) -> None:
+    """Refuse keywords whose values PySCF cannot use; it would fail at each structure, or take another one silently."""
+    for name, value in given.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in _SWITCHES and not isinstance(value, bool):
+            expected = "true or false"
+        elif name in _WHOLE and not (number and int(value) == value and value >= 1):
+            expected = "a whole number of at least 1"
+        elif name in _NUMBERS and not (number and value >= 0):
+            expected = "a number of at least 0"
+        elif name == "grid_level" and not (number and int(value) == value and 0 <= value <= _FINEST_GRID):
+            expected = f"a whole number from 0 to {_FINEST_GRID}"
+        elif name == "init_guess" and value not in _GUESSES:
+            expected = ", ".join(_GUESSES)
+        else:
+            continue
+        raise InvalidConfig("This keyword has no such value.", key=f"keywords.{name}", expected=expected, found=value)
+
+
+def _check_basis(name: str | None) -> None:
+    """Refuse a basis that PySCF has for no element."""
+    from pyscf.gto.basis import ALIAS, GTH_ALIAS
+
+    why = "" if name is None else _without_basis(name, 1)
+    if name is not None and "Unknown basis" in why:
+        raise InvalidConfig(
+            "PySCF knows no such basis.",
+            key="basis",
+            expected="the name of a basis set: def2-SVP, cc-pVTZ, 6-31G*, gth-dzvp ...",
+            found=name,
+            hint=nearest(name.lower().replace("-", ""), {**ALIAS, **GTH_ALIAS}),
+        )
 
 
 @functools.cache
@@ -301,7 +344,7 @@ def _check_dispersion(settings: LevelSettings) -> str:
             key="dispersion",
             expected="d3bj, d3zero, d3bjm, d3zerom or d4, with a functional that it has parameters for",
             found=f"{name} with {settings.method_name}",
-            hint=" ".join(str(error).split())[:200],
+            hint=None if isinstance(error, KeyError) else " ".join(str(error).split())[:200],
         ) from None
     return version("pyscf-dispersion")
 

@@ -13,7 +13,7 @@ from ..potentials.registry import EngineRequest
 from ..potentials.xtb import tblite_potential
 from .level import SCF_FAILED, Capabilities, Level, Outcome, System, failed
 from .level_config import LevelSettings
-from .results import outcome_of
+from .results import outcome_of, said
 
 _ALL = frozenset({"energy", "forces", "dipole", "charges"})
 
@@ -36,6 +36,8 @@ class TbliteLevel(Level):
                 found=", ".join(ours),
             )
         self._version = str(self._potential({}).fingerprint()["version"])
+        for changes in self.attempts() if settings.keywords or settings.fallbacks else ():
+            self._try(changes)
 
     def facts(self) -> dict[str, Any]:
         """Method, accuracy, keywords and the version of tblite."""
@@ -67,6 +69,26 @@ class TbliteLevel(Level):
         except InputError as error:
             return failed(str(error))
         return outcome_of(atoms.calc.results, properties)
+
+    def _try(self, changes: Mapping[str, Any]) -> None:
+        """Refuse keywords whose values tblite cannot use: it looks at them when it computes."""
+        from ase import Atoms
+        from ase.calculators.calculator import CalculationFailed, InputError
+
+        atoms = Atoms("He", calculator=self._potential(changes).fresh())
+        try:
+            atoms.get_potential_energy()
+        except CalculationFailed:
+            return
+        except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
+            given = {**self.settings.keywords, **changes}
+            raise InvalidConfig(
+                "A keyword of tblite has no such value.",
+                key="keywords of tblite",
+                expected="values that tblite takes",
+                found=", ".join(f"{name}={value}" for name, value in given.items()),
+                hint=said(error),
+            ) from None
 
     def _options(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         settings = self.settings

@@ -29,6 +29,11 @@ class Potential:
     learned : callable, optional
         For a learned model, makes its torch face from a calculator.
 
+    Attributes
+    ----------
+    level_of_theory : str
+        What a stored checkpoint was trained on; empty where nobody says.
+
     Notes
     -----
     Engines have a memory (neighbour lists with a skin, guesses of a self-consistent field), so that their
@@ -47,6 +52,7 @@ class Potential:
         self.spec = spec
         self.name = name
         self.build = build
+        self.level_of_theory = ""
         self._learned = learned
         self._facts = dict(facts)
         self._calculator: Calculator | None = None

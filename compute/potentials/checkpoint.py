@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ...schemas.errors import InvalidConfig, InvalidData
 from ...schemas.kinds_training import CHECKPOINT
 from .base import Potential, facts
-from .mace_engine import mace_guard
+from .mace_engine import mace_guard, usable_device
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -189,7 +189,9 @@ def stored_potential(dataset: xr.Dataset, spec: str, digest: str, *, device: str
     InvalidData
         If the model cannot be rebuilt from what is stored.
     """
-    return potential_of(Checkpoint.of(dataset, spec), spec, digest, device=device)
+    found = potential_of(Checkpoint.of(dataset, spec), spec, digest, device=device)
+    found.level_of_theory = str(dataset.attrs.get("level_of_theory") or "")
+    return found
 
 
 def potential_of(checkpoint: Checkpoint, spec: str, digest: str, *, device: str = "cpu") -> Potential:
@@ -258,7 +260,7 @@ class _Build:
 
             models = self.checkpoint.models
             if not self._modules:
-                self._modules = [rebuilt(model, self._spec).to(self._device) for model in models]
+                self._modules = [rebuilt(model, self._spec).to(usable_device(self._device)) for model in models]
             told = models[0].description
             return MACECalculator(
                 models=list(self._modules),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +27,15 @@ CLASSES = MappingProxyType(
     {cls.__name__: cls for cls in (modules.MACE, modules.ScaleShiftMACE, modules.EnergyDipolesMACE)}
 )
 MODEL_TYPES = MappingProxyType({"MACE": "MACE", "ScaleShiftMACE": "MACE", "EnergyDipolesMACE": "EnergyDipoleMACE"})
+REFUSED = MappingProxyType(
+    {
+        "AtomicDipolesMACE": "it has no energies, and nothing here asks for dipoles alone",
+        "AtomicDielectricMACE": "it has no energies, and nothing here asks for polarizabilities alone",
+        "MACELES": "it is built with the package les, of which nothing is kept here",
+        "PolarMACE": "it is built with the package graph_longrange, of which nothing is kept here",
+    }
+)
+"""Classes of mace-torch that are not stored, and why."""
 _RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 _BLOCKS = ("interaction_cls", "interaction_cls_first")
@@ -90,9 +102,9 @@ def rebuilt(model: StoredModel, where: str) -> torch.nn.Module:
     name = str(told["class"])
     if name not in CLASSES:
         raise _unknown(name, "model", where)
-    with default_dtype(str(told["built_in"])), torch.random.fork_rng(devices=[]):
-        module = CLASSES[name](**_objects(told["arguments"], where))
-    module = module.to(getattr(torch, str(told["dtype"])))
+    _objects(told["arguments"], where)  # refuses unknown names
+    prototype = _prototype(name, json.dumps(told["arguments"], sort_keys=True), str(told["built_in"]))
+    module = copy.deepcopy(prototype).to(getattr(torch, str(told["dtype"])))
     state = module.state_dict()
     wrong = sorted(set(state) ^ set(model.tensors)) or [
         key for key, value in state.items() if tuple(value.shape) != model.tensors[key].shape
@@ -107,6 +119,16 @@ def rebuilt(model: StoredModel, where: str) -> torch.nn.Module:
         )
     module.load_state_dict({key: torch.tensor(value) for key, value in model.tensors.items()})
     return module.eval()
+
+
+@functools.lru_cache(maxsize=8)
+def _prototype(name: str, arguments: str, built_in: str) -> torch.nn.Module:
+    """A model of these settings, of random weights, to be copied.
+
+    Its construction compiles and contracts for about a second; a copy takes a tenth of that.
+    """
+    with default_dtype(built_in), torch.random.fork_rng(devices=[]):
+        return CLASSES[name](**_objects(json.loads(arguments), name))
 
 
 @contextlib.contextmanager
@@ -232,5 +254,5 @@ def _unknown(name: str, what: str, where: str | None = None, known: Mapping[str,
         key=where,
         expected=", ".join(known),
         found=name,
-        hint=nearest(name, known) or "a plug-in may hold it; h5ml builds only classes that it knows",
+        hint=REFUSED.get(name) or nearest(name, known) or "h5ml builds only classes that it knows",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib.util
@@ -57,29 +58,54 @@ def foundation_potential(request: EngineRequest) -> Potential:
     """``mace-mp:NAME`` or ``mace-off:NAME``: a published model, downloaded once by mace-torch."""
     request.only(_OPTIONS)
     engine = request.spec.partition(":")[0]
+    urls = _published_urls("mace_mp_urls" if engine == "mace-mp" else "mace_off_urls")
+    if request.method not in urls:
+        raise InvalidConfig(
+            "There is no such published model.",
+            key=request.spec,
+            expected=", ".join(urls),
+            found=request.method,
+            hint=nearest(request.method, urls),
+        )
+    path = _downloaded_before(urls[request.method]) or _download(request, urls[request.method])
+    return _from_file(request, path, engine=engine, method=request.method)
+
+
+@functools.cache
+def _published_urls(table: str) -> dict[str, str]:
+    """A table of mace-torch, read from its source: to import it takes seconds, and planning needs only this."""
+    found = importlib.util.find_spec("mace")
+    if found is None or found.origin is None:
+        raise _missing("No module named 'mace'")
+    source = Path(found.origin).parent / "calculators" / "foundations_models.py"
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == table for target in node.targets):
+            urls: dict[str, str] = ast.literal_eval(node.value)
+            return urls
+    raise _missing(f"no {table} in {source}")
+
+
+def _downloaded_before(url: str) -> Path | None:
+    """Where mace-torch keeps a model that it downloaded before."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mace"
+    path = home / "".join(c for c in url.rpartition("/")[2] if c.isalnum() or c == "_")
+    return path if path.is_file() else None
+
+
+def _download(request: EngineRequest, url: str) -> Path:
     with mace_guard(), contextlib.redirect_stdout(io.StringIO()):
         from mace.calculators import foundations_models as published
 
-        urls = published.mace_mp_urls if engine == "mace-mp" else published.mace_off_urls
-        if request.method not in urls:
-            raise InvalidConfig(
-                "There is no such published model.",
-                key=request.spec,
-                expected=", ".join(urls),
-                found=request.method,
-                hint=nearest(request.method, urls),
-            )
         try:
-            path = Path(published.download_mace_mp_checkpoint(urls[request.method]))
+            return Path(published.download_mace_mp_checkpoint(url))
         except (OSError, RuntimeError) as error:
             raise ComputeFailed(
                 "The model could not be downloaded.",
                 key=request.spec,
-                expected=urls[request.method],
+                expected=url,
                 found=str(error),
                 hint="download it where there is a network and name it as file:PATH.model",
             ) from error
-        return _from_file(request, path, engine=engine, method=request.method)
 
 
 def _from_file(request: EngineRequest, path: Path, *, engine: str, method: str) -> Potential:
@@ -104,7 +130,7 @@ def _calculator(path: str, device: str, dtype: str, head: str | None) -> Calcula
     with mace_guard():
         from mace.calculators import MACECalculator
 
-        model = _model(path, Path(path).stat().st_mtime_ns, device, dtype)
+        model = _model(path, Path(path).stat().st_mtime_ns, usable_device(device), dtype)
         heads: dict[str, Any] = {} if head is None else {"head": head}
         return MACECalculator(models=[model], device=device, default_dtype=dtype, **heads)
 
@@ -146,6 +172,28 @@ def _missing(found: str) -> MissingPackage:
         found=found,
         hint='pip install "h5ml[mace]"',
     )
+
+
+def usable_device(device: str) -> str:
+    """A device that models can run on.
+
+    Raises
+    ------
+    InvalidConfig
+        If it is a GPU, and torch finds none.
+    """
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InvalidConfig(
+            "There is no GPU that torch can use.",
+            key="device",
+            expected="cpu",
+            found=device,
+            hint=f"leave --device out; this torch is {torch.__version__}, made for "
+            + (f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"),
+        )
+    return device
 
 
 @contextlib.contextmanager

@@ -11,12 +11,12 @@ from ase import Atoms
 from ase.geometry import complete_cell
 from numpy.typing import NDArray
 
-from ...schemas.errors import ComputeFailed, InvalidConfig, InvalidData
-from ...schemas.kinds import CLUSTERS, MOLECULAR_CRYSTAL
+from ...schemas.errors import InvalidConfig, InvalidData
+from ...schemas.kinds import MOLECULAR_CRYSTAL
 from .cluster_geometry import MoleculeGeometry, Neighbors, charges_of, piece, shells
-from .evaluation import evaluated
-from .frames import structures_dataset
+from .cluster_labels import Cut, with_labels
 from .molecules import Floats, Integers, changed_molecules, detect_molecules, images_in
+from .single_points import labelled
 from .subsystem_config import FiniteSubsystemFilter
 
 if TYPE_CHECKING:
@@ -160,17 +160,16 @@ class SubsystemCutter:
         ComputeFailed
             If the potential fails for every cluster, and energies are needed.
         """
+        cuts = self.pieces(frames, indices, label)
+        pieces = [system for cut in cuts.values() for system in cut.systems]
+        labels = None if potential is None else [labelled(system, potential) for system in pieces]
+        return with_labels(cuts, labels, needed=needed)
+
+    def pieces(self, frames: Iterable[Atoms], indices: Sequence[int], label: str | None = None) -> dict[str, Cut]:
+        """All clusters of some frames before they have energies; parameters and errors as in ``cut``."""
         tracked = [self._track(int(index), atoms) for index, atoms in zip(indices, frames, strict=True)]
-        failures: list[ComputeFailed] = []
-        found = {}
         names = zip(self.settings.cluster_names, self.settings.cluster_outputs(label), strict=True)
-        for name, output in names:
-            frames_of = [] if name in self.same_as else tracked
-            found[output] = self._cut_one(name, frames_of, potential, failures)
-        evaluations = sum(dataset.sizes["frame"] for dataset in found.values())
-        if needed and failures and len(failures) == evaluations:
-            raise failures[0]
-        return found
+        return {output: self._cut_one(name, [] if name in self.same_as else tracked) for name, output in names}
 
     # --- the choice -------------------------------------------------------------------------------------------------
 
@@ -327,9 +326,7 @@ class SubsystemCutter:
         moved = np.where(geometry.pbc, -np.rint(off), 0.0).astype(np.int64)
         return _Tracked(index, atoms, image, moved, changed_molecules(atoms, molecules, image))
 
-    def _cut_one(
-        self, name: str, tracked: Sequence[_Tracked], potential: Potential | None, failures: list[ComputeFailed]
-    ) -> xr.Dataset:
+    def _cut_one(self, name: str, tracked: Sequence[_Tracked]) -> Cut:
         cluster = self.clusters[name]
         numbers = np.append(self.central, cluster.molecule)
         translations = np.concatenate([np.zeros((1, 3), dtype=np.int64), cluster.image])
@@ -356,9 +353,7 @@ class SubsystemCutter:
         }
         if self.settings.unit_charges:
             more["charge"] = np.full(count, self.charges[numbers].sum())
-        if potential is not None:
-            more |= _labels(systems, potential, failures)
-        return structures_dataset(systems, more, self._attributes(name), kind=CLUSTERS)
+        return Cut(systems, more, self._attributes(name))
 
     def _attributes(self, name: str) -> dict[str, Any]:
         settings, cluster = self.settings, self.clusters[name]
@@ -379,17 +374,3 @@ def _centers(atoms: Atoms, molecule_of_atom: Integers, image: Integers) -> Float
     weighted = masses[:, None] * (atoms.positions + image @ atoms.cell.array)
     total = np.bincount(molecule_of_atom, masses)
     return np.stack([np.bincount(molecule_of_atom, weighted[:, k]) for k in range(3)], axis=1) / total[:, None]
-
-
-def _labels(systems: Sequence[Atoms], potential: Potential, failures: list[ComputeFailed]) -> dict[str, Any]:
-    """Energies and forces, each from a cold engine; NaN where it fails."""
-    energies, forces = [], [np.zeros((0, 3))]
-    for system in systems:
-        try:
-            found = evaluated(system, potential)
-        except ComputeFailed as error:
-            failures.append(error)
-            found = {"energy": np.nan, "forces": np.full((len(system), 3), np.nan)}
-        energies.append(found["energy"])
-        forces.append(found["forces"])
-    return {"energy": np.array(energies, dtype=np.float64), "forces": np.concatenate(forces)}

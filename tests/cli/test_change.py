@@ -56,11 +56,20 @@ def test_rm_of_several_is_all_or_nothing(on, location) -> None:
     assert "crystals/pair" in h5ml.open(location)
 
 
-def test_purge_keeps_the_digest_and_warns_of_imports(on, read, location) -> None:
+def test_purge_keeps_the_digest_and_imports_need_force(on, read, location) -> None:
     digest = h5ml.open(location).entry("crystals/pair").digest
-    result = on("purge", "crystals/pair")
-    assert "only its file can restore it" in result.stderr
+    assert "--force" in on("purge", "crystals/pair", code=2).stderr
+    assert not h5ml.open(location).entry("crystals/pair").purged
+    on("purge", "crystals/pair", "--force")
     assert read("show", "crystals/pair")["digest"] == digest
     assert "purged" in on("show", "crystals/pair").stdout
     assert "purged" in on("ls").stdout
     assert "replay" in on("export", "crystals/pair", "x.extxyz", code=3).stderr
+
+
+def test_a_store_in_a_folder_that_is_not_there_an_empty_note_and_a_taken_name(call, on) -> None:
+    assert "mkdir -p a/b" in call("init", "a/b/c.h5", code=2).stderr
+    assert "empty" in on("note", TRAJECTORY, " ", code=2).stderr
+    taken = on("mv", TRAJECTORY, TRAJECTORY, code=4).stderr
+    assert "take another name" in taken
+    assert "--new-version" not in taken

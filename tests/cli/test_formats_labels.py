@@ -111,7 +111,10 @@ def test_what_a_calculator_left_and_what_is_missing(tmp_path: Path) -> None:
     assert found["status"].to_numpy().tolist() == [0, 1]
     assert found["spin_multiplicity"].to_numpy().tolist() == [1, 2]
     np.testing.assert_array_equal(found["stress"][0], np.arange(6.0))
-    assert told == ["1 of 2 frames have no energy; they are marked as undefined"]
+    assert told == [
+        "units are checked by their size alone: taken as eV and eV/Angstrom",
+        "1 of 2 frames have no energy; they are marked as undefined",
+    ]
     with pytest.raises(InvalidData, match="no energies"):
         read_labels(written(tmp_path / "b.extxyz", [second]), Stated(LEVEL))
 
@@ -139,3 +142,39 @@ def test_absurd_forces_are_marked(tmp_path: Path) -> None:
     assert read_labels(written(tmp_path / "a.extxyz", images), Stated(LEVEL))["status"].to_numpy().tolist() == [
         0, 0, 4, 0, 0,
     ]  # fmt: skip
+
+
+def spoiled(path: Path, spoil: Any) -> str:
+    """The error, or the remarks, that labels give once they are spoiled."""
+    images = frames(count=4)
+    spoil(images)
+    remarks: list[str] = []
+    try:
+        read_labels(written(path / "a.extxyz", images), Stated(LEVEL), tell=remarks.append)
+    except (InvalidConfig, InvalidData) as error:
+        return str(error)
+    return "\n".join(remarks)
+
+
+def _drop(images: list[Atoms], name: str) -> None:
+    del images[1].arrays[name]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda a: a[1].info.update(REF_energy="much"),
+            "frame 1\n  expected: numbers in REF_energy\n  found:    'much'",
+        ),
+        (lambda a: a.insert(1, Atoms(info={"REF_energy": 1.0})), "frame 1\n  expected: at least one atom"),
+        (lambda a: a[1].info.update(charge=0.5), "frame 1\n  expected: a whole charge"),
+        (lambda a: a[1].info.update(spin_multiplicity=2), "multiplicity 2 with 10 electrons"),
+        (lambda a: [x.info.update(REF_energy=np.nan) for x in a], "energies, but none of 4 is finite"),
+        (lambda a: _drop(a, "REF_forces"), "1 of 4 frames have an energy but no forces"),
+        (lambda a: a.append(a[1].copy()), "1 of 5 frames equal one before; training sets keep the first"),
+        (lambda a: [a.append(a[1].copy()), a[-1].info.update(REF_energy=-150.0)], "energies that differ by up to"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named_with_its_frame(tmp_path: Path, spoil: Any, words: str) -> None:
+    assert words in spoiled(tmp_path, spoil)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+import h5ml
 from h5ml.cli.output import byte_text, sizes_text
 
 TRAJECTORY = "training/md/trajectory"
@@ -16,8 +19,6 @@ def test_ls_lists_all_keys_and_those_below_a_path(on, read) -> None:
 
 
 def test_ls_versions(on, read, location) -> None:
-    import h5ml
-
     from .conftest import make_structures
 
     h5ml.open(location).write("crystals/pair", make_structures(), "structures", new_version=True)
@@ -101,3 +102,23 @@ def test_sizes_and_bytes_for_people() -> None:
     assert byte_text(999) == "999 B"
     assert byte_text(3 * 2**20) == "3.0 MiB"
     assert sizes_text({"atom": 2, "xyz": 3, "frame": 4}) == "frame 4, atom 2"
+
+
+@pytest.mark.parametrize("command", ["ls", "tree", "du", "audit"])
+def test_a_path_with_nothing_below_it_is_an_error(on, command: str) -> None:
+    assert "no such key or path" in on(command, "trainign", code=3).stderr
+    assert "training" in on(command, "training", code=0).output or command == "audit"
+
+
+def test_a_query_that_finds_nothing_says_so(on) -> None:
+    assert "fulfils all conditions" in on("query", "--kind", "phonons").stderr
+    assert "did you mean trajectory" in on("query", "--kind", "trajectoy", code=5).stderr
+
+
+def test_times_of_a_query_are_those_that_ls_shows(on, location) -> None:
+    changed = h5ml.open(location).entry(TRAJECTORY).modified[:19].replace("T", " ")
+    assert TRAJECTORY in on("query", "--since", changed).stdout
+    assert on("query", "--since", f"{changed[:10]} 23:59:59.9999").stdout == ""  # later on the same day
+    assert TRAJECTORY in on("query", "--until", changed).stdout
+    assert on("query", "--until", "2000-01-01 00:00").stdout == ""
+    assert "for example 2026-11-30" in on("query", "--since", "yesterday", code=2).stderr

@@ -128,6 +128,13 @@ def test_an_error_of_the_hdf5_library_means_a_damaged_file(tmp_path: Path) -> No
     assert not is_damage(ValueError("x"))
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    script = f"{sys.executable} -m h5ml.cli.main config md | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["# Settings of md", "0"]
+    assert done.stderr == ""
+
+
 def test_ctrl_c_ends_with_130() -> None:
     result = CliRunner().invoke(_failing(KeyboardInterrupt()), ["fail"])
     assert result.exit_code == 130

@@ -41,7 +41,7 @@ def test_gc_and_compact(on, read, location) -> None:
     found = read("gc", "--dry-run")
     assert [item["name"] for item in found["items"]] == ["crystals/pair@1"]
     assert "would be removed" in on("gc", "-n").stdout
-    assert "1 things removed" in on("gc").stdout
+    assert "1 thing removed" in on("gc").stdout
     on("rm", TRAJECTORY)
     before = location.stat().st_size
     root = h5ml.open(location).root_digest

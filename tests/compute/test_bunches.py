@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import xarray as xr
 
 from h5ml.compute import bunches
 from h5ml.compute.bunches import Answer, Bunches, attempt_bunch
+from h5ml.compute.signals import NO_LIMIT, ItemLimit
 from h5ml.tests.kits.toys import table
 
 
@@ -60,5 +62,29 @@ def slow(item: float) -> xr.Dataset:
 
 def test_a_worker_hands_back_the_rest_of_a_bunch_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bunches, "MOST_SECONDS", 0.05)
-    answer = attempt_bunch(slow, [0.0, 0.1, 0.0, 0.0], None)
+    answer = attempt_bunch(slow, list(enumerate([0.0, 0.1, 0.0, 0.0])), NO_LIMIT)
     assert 1 <= len(answer.outcomes) <= 2  # one where the first took so long already, for its imports
+
+
+STUCK = """\
+2
+Timeout (0:00:02)!
+Thread 0x1 (most recent call first):
+  File "/threading.py", line 1 in wait
+
+Thread 0x2 (most recent call first):
+  File "/mine.py", line 7 in stuck
+  File "/bunches.py", line 9 in attempt
+  File "/bunches.py", line 8 in attempt_bunch
+"""
+
+
+def test_an_item_that_a_worker_ended_itself_for_is_given_up_with_where_it_was(tmp_path: Path) -> None:
+    with ItemLimit(2.0, tmp_path / "folder" / "notes").kept() as limit:
+        (tmp_path / "folder" / "notes.a").write_text(STUCK)
+        (tmp_path / "folder" / "notes.b").write_text("1\n")  # this one was killed, by whatever
+        answer = attempt_bunch(slow, [(1, 0.0), (2, 0.0), (3, 0.0)], limit)
+        assert [bool(blob) for blob, _ in answer.outcomes] == [True, False, True]
+        said = 'The time limit of 2 s was reached. It was at File "/mine.py", line 7 in stuck.'
+        assert answer.outcomes[1][1] == said
+    assert not list((tmp_path / "folder").iterdir())

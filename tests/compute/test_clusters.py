@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from ase import Atoms
 import h5ml
 from h5ml.compute.clusters import MODULE
 from h5ml.compute.potentials import resolve_potential
+from h5ml.compute.structure.evaluation import evaluated
 from h5ml.compute.structure.frames import structures_dataset
 from h5ml.schemas.errors import InvalidConfig, InvalidData
 from h5ml.schemas.kinds import TRAJECTORY
@@ -67,9 +70,40 @@ def test_a_killed_run_goes_on_to_the_same_clusters_with_energies():
     assert again.blocks == whole.blocks == 4
     for name in whole.outputs:
         assert again.digest(name) == whole.digest(name)
+    assert whole.requests == ["Map", "Block"] * 4
     three = whole.outputs["finite_subsystems/n=3"]
     assert three["n_atoms"].to_numpy().tolist() == [9] * 7
     assert len(set(three["energy"].to_numpy().tolist())) == 7
+
+
+def test_an_evaluation_that_was_killed_is_not_computed_again_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+
+    def counted(atoms: Atoms, *rest: Any, **options: Any) -> Any:
+        if len(done) == 10:
+            done.append(-1)
+            raise KeyboardInterrupt
+        found = evaluated(atoms, *rest, **options)
+        done.append(len(atoms))
+        return found
+
+    straight, store = (h5ml.open(tmp_path / name, make=True) for name in ("straight.h5", "killed.h5"))
+    for each in (straight, store):
+        each.write("frames", structures_dataset(warm_crystal()), "structures")
+    asked = {"frames": "frames", "model": SPHERES, "n_molecules": (1, 3), "block_frames": 4}
+    wanted = h5ml.run(straight, MODULE, root_key="cut", **asked)
+    monkeypatch.setattr("h5ml.compute.structure.single_points.evaluated", counted)
+    with pytest.raises(KeyboardInterrupt):
+        h5ml.run(store, MODULE, root_key="cut", **asked)
+    assert store.catalogue.stashes
+    assert store.entry("cut/finite_subsystems/n=3").sizes["frame"] == 4
+    resumed = h5ml.run(store, MODULE, root_key="cut", **asked)
+    assert resumed.resumed == 1
+    assert sorted(done) == [-1, *[3] * 7, *[9] * 7]  # each cluster of each frame once
+    assert resumed.outputs == wanted.outputs
+    assert not store.catalogue.stashes
 
 
 def test_frames_of_the_equilibration_are_left_out_unless_asked_for():
@@ -84,6 +118,7 @@ def test_frames_of_the_equilibration_are_left_out_unless_asked_for():
         found = made.outputs["finite_subsystems/n=2"]
         assert found["source_frame"].to_numpy().tolist() == expected
         assert "energy" not in found
+        assert "Map" not in made.requests  # nothing to hand over: such a run stays where it is
     with pytest.raises(InvalidData, match="No frame is chosen"):
         FakeRunner(MODULE, {"frames_stop": 3}, {"frames": source}).run()
     with pytest.raises(InvalidConfig, match="not after"):

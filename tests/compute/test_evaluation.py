@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,18 @@ from ase import Atoms
 import h5ml
 from h5ml.compute.evaluation import MODULE
 from h5ml.compute.evaluation_calibration import calibrate, conformal_factor, spread
+from h5ml.compute.evaluation_config import Evaluation
+from h5ml.compute.evaluation_errors import Collected
+from h5ml.compute.evaluation_predict import Task
+from h5ml.compute.evaluation_report import Report
+from h5ml.compute.evaluation_sample import Sample
+from h5ml.compute.evaluation_source import Part, Source
+from h5ml.compute.levels.level import System
+from h5ml.compute.levels.level_config import LevelSettings
+from h5ml.compute.levels.registry import make_level
 from h5ml.compute.potentials import Potential, resolve_potential
 from h5ml.compute.structure.frames import iterate_atoms
-from h5ml.schemas.errors import InvalidData
+from h5ml.schemas.errors import InvalidConfig, InvalidData
 from h5ml.store.store import Store
 from h5ml.tests.kits.labelled import labels, rattled
 from h5ml.tests.kits.mace import save_tiny_mace
@@ -81,6 +91,79 @@ def test_errors_are_those_that_were_put_in_by_source_composition_and_element() -
     assert evaluation["seconds_per_atom"].attrs["volatile"] == 1
 
 
+def test_the_errors_do_not_depend_on_how_frames_are_divided_into_tasks() -> None:
+    data = labels(rattled(15))
+    models = [resolve_potential("ase:emt"), resolve_potential("ase:lj?sigma=2.3&epsilon=0.3&rc=6")]
+    kept = {"parity_components": 50, "calibration_atoms": 20}
+    one, other = (evaluated(models, [data], task_frames=n, **kept)["evaluation"] for n in (15, 4))
+    assert one.drop_vars("seconds_per_atom").identical(other.drop_vars("seconds_per_atom"))
+    assert one.sizes["component"] == 50
+    whole = evaluated(models, [data])["evaluation"]
+    drawn, every = (
+        set(zip(e["force_reference"].values, e["force_predicted"].values, strict=True)) for e in (one, whole)
+    )
+    assert drawn < every  # of 180
+    np.testing.assert_array_equal(table(one)["force_rmse"], table(whole)["force_rmse"])
+
+
+def test_an_evaluation_keeps_nothing_of_an_atom_beyond_what_was_asked_for() -> None:
+    rng, frames, atoms, members = np.random.default_rng(0), 2, 500, 2
+    data = structures([Atoms(f"Cu{atoms}", rng.normal(scale=20.0, size=(atoms, 3))) for _ in range(frames)])
+    emt = resolve_potential("ase:emt")
+    source = Source("labels 0", data, np.arange(frames), None)
+    part = Part(source, Task((emt, emt), data, source.frames, 2048))
+    result = xr.Dataset(
+        {
+            "energy": (("member", "frame"), rng.normal(size=(members, frames))),
+            "forces": (("member", "atom", "xyz"), rng.normal(size=(members, frames * atoms, 3))),
+            "stress": (("member", "frame", "voigt"), rng.normal(size=(members, frames, 6))),
+            "seconds": (("member",), np.ones(members)),
+        }
+    )
+    config = Evaluation(parity_components=300, calibration_atoms=200)
+    report = Report(config, [emt, emt], [source], seed=0)
+    sizes = []
+    for blocks in (2, 40):
+        while report.n_frames < blocks * frames:
+            report.add(part, result)
+        sizes.append(bytes_in(report))
+    # 76,000 more atoms; of a frame some 30 numbers and one formula stay, of an atom (8 bytes a number) nothing
+    assert sizes[1] - sizes[0] < 38 * frames * 600
+    assert report.dataset().sizes["component"] == 300
+
+
+def bytes_in(holder: object) -> int:
+    """Bytes of all arrays that an object holds, at any depth; of a view, those of the array that it keeps alive."""
+    found: dict[int, int] = {}
+    waiting: list[Any] = [holder]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, np.ndarray):
+            owner = one if one.base is None else one.base
+            found[id(owner)] = int(owner.nbytes)
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+        elif isinstance(one, Report | Sample):
+            waiting += vars(one).values()
+        elif isinstance(one, Collected):
+            waiting += [one.frames, one.forces]
+    return sum(found.values())
+
+
+def test_labels_of_another_level_and_frames_without_a_prediction_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = resolve_potential("ase:emt")
+    model.level_of_theory = "PBE"  # as that of a stored checkpoint
+    data = [labels(rattled(1)), structures([Atoms("Xe2", [[0, 0, 0], [0, 0, 4.0]])])]  # EMT has no xenon
+    with caplog.at_level(logging.WARNING, "h5ml"):
+        evaluated([model], data)
+    assert "another level of theory" in caplog.text
+    assert "no prediction of 1 of 2 frames" in caplog.text
+
+
 def test_labels_that_did_not_end_well_do_not_count() -> None:
     data = labels(rattled(6))
     data["status"].data[1], data["converged"].data[2], data["energy"].data[3] = 2, 0, np.nan
@@ -88,8 +171,9 @@ def test_labels_that_did_not_end_well_do_not_count() -> None:
     made = evaluated([resolve_potential("ase:emt")], [data])
     assert made["predictions"]["source_frame"].to_numpy().tolist() == [0, 4, 5]
     assert row(table(made["evaluation"]), "all", "all")["energy_mae"] < 1e-12
-    with pytest.raises(InvalidData, match="no labels to compare"):
+    with pytest.raises(InvalidData, match="no labels to compare") as caught:
         evaluated([resolve_potential("ase:emt")], [data.assign(status=data["status"] * 0 + 3)])
+    assert "1 not converged, 5 that did not end well" in str(caught.value)
 
 
 def test_a_mace_model_in_batches_gives_what_it_gives_one_by_one(models: list[Potential]) -> None:
@@ -118,6 +202,7 @@ def structures(systems: list[Atoms]) -> xr.Dataset:
 
     n = len(systems)
     values = {"energy": np.zeros(n), "converged": np.ones(n), "status": np.zeros(n)}
+    values["forces"] = np.zeros((sum(map(len, systems)), 3))
     return structures_dataset(systems, values, {"level_of_theory": "none"}, kind=LABELS)
 
 
@@ -127,6 +212,11 @@ def test_an_element_that_the_model_was_not_trained_on_is_named_with_its_key(mode
         evaluated(models[:1], [structures([water]), structures([salt])])
     assert "found:    Na" in str(caught.value)
     assert "H C N O" in str(caught.value)
+    teacher = make_level(LevelSettings(engine="potential"), models[0])
+    teacher.check(System.of(water), frozenset({"energy"}), "water")
+    with pytest.raises(InvalidConfig, match="cannot do this") as refused:
+        teacher.check(System.of(salt), frozenset({"energy"}), "salt")
+    assert "Na Cl" in str(refused.value)
 
 
 def test_a_frame_at_which_the_engine_fails_is_counted_and_left_out() -> None:

@@ -19,7 +19,7 @@ from h5ml.tests.kits.dynamics import BONDS, argon, nitrogen, structures
 
 H5ML = str(Path(sys.executable).with_name("h5ml"))
 LONG = bool(os.environ.get("H5ML_TEST_LONG"))
-FRAMES = 600 if LONG else 120
+FRAMES = 600 if LONG else 90
 SETTINGS = {
     "--model": "ase:lj?sigma=3.4&epsilon=0.0104&rc=7.0",
     "--ensemble": "NPT",
@@ -88,10 +88,10 @@ def digest(tmp_path_factory: pytest.TempPathFactory) -> str:
     return store.entry("md/trajectory").digest
 
 
-@pytest.mark.parametrize("suffix", ["h5", "icechunk"])
+@pytest.mark.parametrize("suffix", ["h5", pytest.param("icechunk", marks=pytest.mark.long)])
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, digest: str, suffix: str) -> None:
     path, rng = new_store(tmp_path / f"killed.{suffix}"), random.Random(1)
-    kills, wanted, seen = 0, (20 if LONG else 4), 0
+    kills, wanted, seen = 0, (20 if LONG else 3), 0
     while kills < wanted:
         process = start(path)
         deadline, goal = time.monotonic() + 60, seen + rng.choice([0, 6, 6, 12])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.neighborlist import neighbor_list
+from blake3 import blake3
 
 from h5ml.compute.potentials import ENGINES, parse_spec, resolve_potential
 from h5ml.schemas.canonical import canonical_json
@@ -245,3 +247,17 @@ def test_a_published_model_without_network(monkeypatch):
             resolve_potential(spec)
     with pytest.raises(InvalidConfig, match="did you mean"):
         resolve_potential("mace-mp:smal")
+
+
+def test_a_published_model_that_was_downloaded_is_known_without_importing_mace(tmp_path, monkeypatch):
+    published = pytest.importorskip("mace.calculators.foundations_models")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    url = published.mace_off_urls["medium"]
+    monkeypatch.setattr(published, "_urlretrieve_with_timeout", lambda _, path: (Path(path).write_bytes(b"x"), ""))
+    path = Path(published.download_mace_mp_checkpoint(url))
+    code = (
+        "import sys; from h5ml.compute.potentials import resolve_potential as r; "
+        "print(r('mace-off:medium').fingerprint()['weights'], 'torch' in sys.modules, 'mace' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert told == ["blake3:" + blake3(path.read_bytes()).hexdigest(), "False", "False"]

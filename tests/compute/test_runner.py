@@ -500,7 +500,27 @@ def test_replay_says_by_how_much_a_result_differs(store: Store) -> None:
     result = replay_run(store, "d/out", registry=Registry([module], points=()))
     assert not result.equal
     assert result.comparisons["out"].deviations == {"value": 0.25}
-    assert result.comparisons["out"].largest == 0.25
+    assert (result.comparisons["out"].within(0.25), result.comparisons["out"].within(0.2)) == (True, False)
+
+
+def test_replay_names_the_attributes_and_forms_that_differ(store: Store) -> None:
+    made = [observables([1.0, 2.0]).assign_attrs(method="one"), observables([1.0, 2.0]).assign_attrs(method="two")]
+    made[1]["value"].attrs["units"] = "eV"
+    made[1]["value"] = made[1]["value"].astype("float32")
+
+    def drifting(config: Any, inputs: Any, context: Any) -> Any:
+        return {"out": made[0]}
+
+    module = toy(drifting)
+    go(store, module, "d")
+    made.reverse()
+    (found,) = replay_run(store, "d/out", registry=Registry([module], points=())).comparisons.values()
+    assert found.deviations == {}
+    assert not found.within(1.0)
+    assert found.text() == (
+        "attribute method was 'one', is 'two'; attribute units of value was '1', is 'eV'; "
+        "dtype of value was float64, is float32"
+    )
 
 
 def test_replay_reads_an_input_as_it_was(store: Store) -> None:

@@ -139,7 +139,7 @@ def test_a_caller_is_replayed_and_the_calls_that_differ_are_named(store: Store) 
     assert replay_run(store, "c/out", registry=registry, restore=True).restored == ("c/out@1",)
     offset[0] = 0.5
     found = replay_run(store, "c/out", registry=registry)
-    assert found.comparisons["out"].largest == 1.0
+    assert found.comparisons["out"].deviations == {"value": 1.0}
     assert found.differing_calls == ["step/1", "step/2"]
 
 

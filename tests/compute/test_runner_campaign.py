@@ -259,6 +259,7 @@ def test_one_step_alone(place: Place) -> None:
         ("walks/a/series", "scaled/m/squares", WrongKind, 3, "wrong kind"),
         ("series: data/a", "series: late/sum/scaled", None, 0, ""),
         ("walks/a/series", "late/sum/scaled", InvalidConfig, 3, "wait for each other"),
+        ("kind: observables", "kind: observable", WrongKind, 5, "did you mean observables"),
     ],
 )
 def test_errors_come_before_anything_runs(
@@ -274,6 +275,34 @@ def test_errors_come_before_anything_runs(
     assert f"h5ml.yaml:{line}" in str(caught.value)
     assert message in str(caught.value)
     assert place.store.root_digest == head
+    assert place.read == []
+
+
+@pytest.mark.parametrize(
+    ("model", "filter_text", "line", "message"),
+    [
+        ("ase:emtt", "", 7, "did you mean emt"),
+        ("ase", "", 7, "written engine:method, such as ase:METHOD"),
+        ("aze:emt", "", 7, "did you mean ase"),
+        ("ase:emt", "    finite_subsystem_filter:\n      n_molecule: [2]\n", 9, "did you mean n_molecules"),
+    ],
+)
+def test_a_wrong_model_or_nested_setting_is_said_with_its_line(
+    place: Place, model: str, filter_text: str, line: int, message: str
+) -> None:
+    text = f"""\
+store: s.h5
+steps:
+  data/a: {{import: a.txt, kind: structures}}
+  md:
+    compute: md
+    crystal: data/a
+    model: {model}
+{filter_text}"""
+    with pytest.raises(H5mlError) as caught:
+        place(text, registry=Registry())
+    assert f"h5ml.yaml:{line}" in str(caught.value)
+    assert message in str(caught.value)
     assert place.read == []
 
 

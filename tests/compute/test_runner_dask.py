@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import h5ml
+from h5ml.compute.commit import RunTransaction
 from h5ml.compute.identity import process
 from h5ml.compute.module import Call, Map, Module, Wait
 from h5ml.compute.plan import make_plan
@@ -214,6 +215,18 @@ def test_what_a_killed_campaign_staged_is_merged_before_anything_is_computed(
     assert run.environment["worker"]["pid"] == os.getpid()
     compare(store, straight(tmp_path, "toy_block", {"n_records": 40}))
     assert not committer.folder.exists()
+
+
+def test_a_worker_begins_anew_where_another_died_before_its_first_block_was_merged(
+    store: Store, tmp_path: Path
+) -> None:
+    plan, committer, task = staged(store, "toy_block", {})
+    with RunTransaction(store, "what was merged of it") as transaction:
+        transaction.replace("r/best", observables([0.1]), OBSERVABLES, run=plan.run_id)
+    assert work(task) == ("done", "", "")
+    assert committer.merge(plan.run_id) == "done"
+    committer.clear(plan.run_id)
+    compare(store, straight(tmp_path, "toy_block", {}))
 
 
 def test_files_that_a_dying_worker_left_are_swept(store: Store) -> None:

@@ -13,7 +13,8 @@ import pytest
 import xarray as xr
 from ase.io import read, write
 
-from h5ml.compute.potentials.checkpoint import Checkpoint, stored_potential
+from h5ml.compute.module import Context
+from h5ml.compute.potentials.checkpoint import Checkpoint, potential_of, stored_potential
 from h5ml.compute.potentials.mace_engine import mace_guard
 from h5ml.compute.training import MODULE
 from h5ml.compute.training_config import Training
@@ -93,16 +94,49 @@ def run_train(dataset: xr.Dataset, folder: Path, settings: dict[str, Any]) -> li
     options += [f"--train_file={folder}/train.xyz", f"--valid_file={folder}/valid.xyz"]
     options += [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
     code = (
-        "import json, sys, torch; torch.set_num_threads(1)\n"
+        "import json, sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
         "from mace.cli.run_train import main; main()\n"
-        f"found = {{n: torch.load('{folder}/' + n) for n in ('run.model', 'run_stagetwo.model')}}\n"
+        f"found = {{p.name: torch.load(p) for p in Path('{folder}').glob('run*.model')}}\n"
         "flat = {n: {k: v.ravel().tolist() for k, v in m.state_dict().items()} for n, m in found.items()}\n"
         f"open('{folder}/weights.json', 'w').write(json.dumps(flat))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in (folder / "results" / "run_run-5_train.txt").read_text().splitlines()]
-    return [row for row in rows if row["mode"] == "eval"]
+    return [row for row in rows if row["mode"] == "eval" and row["head"] == "Default"]
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "naive": {"ema": True},
+    "frozen layers": {"freeze": 5},
+    "low-rank additions": {"lora": True, "lora_rank": 2},
+    "replay": {"weight_pt_head": 0.5},
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_fine_tuning_equals_mace_run_train_bit_for_bit(
+    kind: str, water: xr.Dataset, broad: xr.Dataset, foundation: Any, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    settings = {**TINY, **KINDS[kind], "max_num_epochs": 3}
+    torch.save(foundation.module().module, tmp_path / "start.pt")
+    dataset, inputs = through_files(water, tmp_path), {"foundation": foundation}
+    theirs = {**settings, "foundation_model": tmp_path / "start.pt", "multiheads_finetuning": "False"}
+    if "lora" in settings:
+        theirs["lora"] = "True"  # not a mere switch there
+    if kind == "replay":
+        (tmp_path / "pt").mkdir()
+        inputs["replay"] = through_files(broad, tmp_path / "pt")
+        theirs |= {"multiheads_finetuning": "True", "pt_train_file": tmp_path / "pt/train.xyz"}
+        theirs |= {"pt_valid_file": tmp_path / "pt/valid.xyz"}
+    rows = run_train(dataset, tmp_path, theirs)
+    made = train(settings, training_set=dataset, **inputs)
+    assert made.outputs["metrics"]["valid_loss"].values.tolist() == [row["loss"] for row in rows]
+    assert made.outputs["metrics"]["rmse_f"].values.tolist() == [row["rmse_f"] for row in rows]
+    weights = json.loads((tmp_path / "weights.json").read_text())["run.model"]
+    assert {key: array.ravel().tolist() for key, array in model_of(made).tensors.items()} == weights
 
 
 STORIES: dict[str, dict[str, Any]] = {
@@ -257,6 +291,21 @@ def test_bad_input_is_refused_by_name(water: xr.Dataset, broad: xr.Dataset, foun
     ):
         with pytest.raises(InvalidConfig, match=reason):
             Training.parse(settings)
+
+
+def test_a_gpu_that_is_not_there_is_told_of(
+    water: xr.Dataset, foundation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    context = Context(device="cuda")
+    with pytest.raises(InvalidConfig, match="no GPU") as caught:
+        next(MODULE.function(Training.parse(TINY), {"training_set": water}, context))
+    assert "--device" in str(caught.value)
+    stored = potential_of(foundation.build.checkpoint, "m@1", "abc", device="cuda")
+    with pytest.raises(InvalidConfig, match="no GPU"):
+        stored.calculator()
 
 
 def test_a_default_start_of_stage_two_makes_a_longer_training_another_one() -> None:

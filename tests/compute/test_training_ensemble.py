@@ -14,13 +14,12 @@ from h5ml.compute import relax
 from h5ml.compute.potentials.checkpoint import stored_potential
 from h5ml.compute.structure.frames import structures_dataset
 from h5ml.compute.training import MODULE as TRAINING
-from h5ml.compute.training_data import drawn_anew
 from h5ml.compute.training_ensemble import MODULE, member_seeds
 from h5ml.schemas.errors import H5mlError
-from h5ml.schemas.kinds_training import TRAINING_SET
+from h5ml.schemas.splits import drawn_anew
 from h5ml.store.gather import gather
 from h5ml.tests.kits.runner import FakeRunner
-from h5ml.tests.kits.training import TINY, labelled, rattled_water
+from h5ml.tests.kits.training import TINY, labelled, rattled_water, write_training_set
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -69,22 +68,7 @@ def energy(potential: Any, atoms: Atoms | None = None) -> float:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A store with labels of water, and a training set that refers to them."""
     made = h5ml.open(tmp_path_factory.mktemp("stores") / "training.h5", make=True)
-    frames = labelled(rattled_water(12), "tblite:GFN1-xTB")
-    made.write("labels/water", frames.drop_vars(["split", "weight"]).drop_attrs(deep=False), "structures")
-    entry = made.entry("labels/water")
-    text = np.array([f"{entry.key}@{entry.version}"], dtype=object), np.array([entry.digest], dtype=object)
-    references = TRAINING_SET.dataset(
-        {
-            "source": np.zeros(12),
-            "source_frame": np.arange(12),
-            "split": frames["split"].values,
-            "weight": np.ones(12),
-            "source_key": text[0],
-            "source_digest": text[1],
-        },
-        frames.attrs,
-    )
-    made.write("sets/water", references, "training_set")
+    write_training_set(made, "water", labelled(rattled_water(12), "tblite:GFN1-xTB"))
     made.write("structures/water", structures_dataset([rattled_water(1, seed=9)[0]]), "structures")
     return made
 

@@ -325,6 +325,8 @@ def test_a_delta_target_is_one_level_minus_the_other(hdf5_store: Store) -> None:
     low["energy"].data[:] *= 0.9
     low["forces"].data[:] *= 0.8
     low["converged"].data[9] = 0  # frame 9
+    low["status"].data[8] = 4  # absurd: frame 8
+    low["forces"].data[4 * 7, 0] = np.nan  # frame 7
     stored(store, "high", high)
     stored(store, "low", low.drop_vars("stress"))
     stored(store, "atoms", isolated(["Cu", "Ag"]))
@@ -333,15 +335,45 @@ def test_a_delta_target_is_one_level_minus_the_other(hdf5_store: Store) -> None:
     h5ml.run(store, "training_set", root_key="delta", **inputs)
     found, references = gather(store, store.entry("delta/set")), store["delta/set"]
     frames = references["source_frame"].to_numpy()
-    assert sorted(frames) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    assert int(store["delta/contents"]["without_no_baseline"][0]) == 3
+    assert sorted(frames) == [0, 1, 2, 3, 4, 5, 6]
+    assert int(store["delta/contents"]["without_no_baseline"][0]) == 5
     np.testing.assert_allclose(found["energy"], 0.1 * high["energy"].to_numpy()[frames], rtol=1e-12)
     forces = high["forces"].to_numpy().reshape(12, 12)[frames]
-    np.testing.assert_allclose(found["forces"].to_numpy().reshape(9, 12), 0.2 * forces, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found["forces"].to_numpy().reshape(7, 12), 0.2 * forces, rtol=1e-10, atol=1e-12)
     assert np.isnan(found["stress"].to_numpy()).all()
     assert atomic_energies(found) == {"Cu": pytest.approx(1.0), "Ag": pytest.approx(1.0)}
     with pytest.raises(InvalidData, match="level of theory of the labels"):
         h5ml.run(store, "training_set", root_key="none", labels=["high"], baseline=["high"], E0s="average")
+    # asking for labels that did not end well asks for none of the baseline
+    inputs |= {"include_status": ["scf_failed", "failed", "absurd"]}
+    h5ml.run(store, "training_set", root_key="asked", **inputs)
+    assert sorted(store["asked/set"]["source_frame"].to_numpy()) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_audit_finds_labels_of_a_baseline_that_did_not_converge(hdf5_store: Store) -> None:
+    store, systems = hdf5_store, rattled(6)
+    low = labels(systems, OTHER_LEVEL)
+    stored(store, "high", labels(systems))
+    stored(store, "low", low)
+    h5ml.run(store, "training_set", root_key="delta", labels=["high"], baseline=["low"], E0s="average")
+    assert audit(store).ok
+    references = store["delta/set"].load()
+    low["converged"].data[3] = 0
+    with store.transaction("a set made by hand") as transaction:
+        transaction.write("bad", low, "labels")
+        names = references["source_key"].to_numpy().copy()
+        names[names == "low@1"] = "bad@1"
+        transaction.write("byhand", references.assign(source_key=("source_index", names)), "training_set")
+    found = [(one.code, one.key) for one in audit(store).findings]
+    assert ("unconverged", "byhand@1") in found
+    assert ("unconverged", "delta/set@1") not in found
+
+
+def test_an_isolated_atom_that_did_not_end_well_gives_no_energy() -> None:
+    atoms = isolated(["Cu", "Ag"])
+    atoms["status"].data[1] = 4
+    with pytest.raises(InvalidData, match="none for Ag"):
+        made(labels=[labels(rattled(10))], isolated_atoms=[atoms])
 
 
 def test_what_a_gathered_set_reads_when_looked_at_is_the_same(

@@ -46,7 +46,7 @@ if MODE == "hang":
     child = subprocess.Popen(["sleep", "600"])
     pathlib.Path({pids!r}).write_text(f"{{child.pid}}")
     time.sleep(600)
-converges = MODE == "converged" or (MODE == "helped" and "charge_mix_param" in control)
+converges = MODE in ("converged", "dies", "stalls") or (MODE == "helped" and "charge_mix_param" in control)
 import warnings
 warnings.simplefilter("ignore")
 import ase.io
@@ -60,7 +60,12 @@ if converges:
     if "use_pimd_wrapper" in control:
         from ase.calculators.socketio import SocketClient
         host, port = control["use_pimd_wrapper"]
-        SocketClient(unixsocket=host.removeprefix("UNIX:")).run(atoms, use_stress=bool(atoms.pbc.all()))
+        client = SocketClient(unixsocket=host.removeprefix("UNIX:"))
+        if MODE == "dies":
+            client.calculate = lambda *_: sys.exit("aims was killed")
+        if MODE == "stalls":
+            client.calculate = lambda *_: time.sleep(600)
+        client.run(atoms, use_stress=bool(atoms.pbc.all()))
         print("  Begin self-consistency loop: Initialization.\\n  Self-consistency cycle converged.")
         print("          Have a nice day.")
         sys.exit(0)
@@ -116,6 +121,7 @@ print("\\n          Have a nice day.\\n" + "-" * 60)
 def write_aims(folder: Path, mode: str = "converged") -> Path:
     """Write the program; ``mode`` is converged, helped (by charge_mix_param), unconverged, crash or hang.
 
+    At the socket, ``dies`` and ``stalls`` do so once they have received the positions.
     The process that a hanging program started is named in the file ``pid`` beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)

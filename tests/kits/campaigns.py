@@ -1,4 +1,4 @@
-"""A process that runs a campaign of toys, to be killed: ``STORE TEXT_FILE [SCHEDULER]``."""
+"""A process that runs a campaign of toys, to be killed: ``STORE TEXT_FILE [SCHEDULER [keep-going]]``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from h5ml.compute.campaign import run_campaign
 from h5ml.schemas.campaign import load_campaign
 from h5ml.schemas.errors import H5mlError
 
+from .killing import arm
 from .toys import toys
 
 
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> int:
     """Run it; the exit code is the error's."""
     import h5ml
 
+    arm("main")
     path, campaign, *rest = arguments
     store = h5ml.open(path, make=True)
     try:
@@ -33,6 +35,7 @@ def main(arguments: list[str]) -> int:
             nothing_to_read,
             scheduler=rest[0] if rest else None,
             registry=toys(),
+            keep_going=len(rest) > 1,
         )
     except H5mlError as error:
         sys.stderr.write(f"{error}\n")

@@ -14,7 +14,7 @@ from h5ml.compute.module import Call, Context, Map, Module, Request, Wait
 from h5ml.schemas.config import Config, Field
 from h5ml.schemas.kinds import TABLE
 
-from .toys import table
+from .toys import note, table
 
 Requests = Generator[Request, Any, dict[str, xr.Dataset]]
 
@@ -76,9 +76,35 @@ def hang(config: Stuck, inputs: Mapping[str, Any], context: Context) -> Requests
 
 
 def stuck(item: int) -> xr.Dataset:
+    note(f"stuck {item}")
     while item == 1 and Path(os.environ["H5ML_TOY_STUCK"]).exists():
         time.sleep(0.05)
     return table(x=[float(item)])
 
 
 HANG = Module("toy_hang", "1", Stuck, {}, {"rows": TABLE}, hang)
+
+
+class Appetite(Config):
+    """Take memory without end while a file is there."""
+
+    in_map: bool = Field(False, description="Whether an item of a map does.")
+
+
+def devour(config: Appetite, inputs: Mapping[str, Any], context: Context) -> Requests:
+    if config.in_map:
+        rows = yield Map(greedy, [0, 1, 2], name="items")
+        return {"rows": xr.concat(rows, "row")}
+    return {"rows": greedy(1)}
+
+
+def greedy(item: int) -> xr.Dataset:
+    note(f"greedy {item}")
+    taken = []
+    while item == 1 and Path(os.environ["H5ML_TOY_STUCK"]).exists():
+        taken.append(b"x" * 20_000_000)
+        time.sleep(0.02)
+    return table(x=[float(item)])
+
+
+GREEDY = Module("toy_greedy", "1", Appetite, {}, {"rows": TABLE}, devour)

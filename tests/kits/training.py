@@ -12,6 +12,8 @@ from ase.build import bulk, molecule
 
 from h5ml.compute.potentials import Potential, resolve_potential
 from h5ml.schemas.kinds import STRUCTURES
+from h5ml.schemas.kinds_training import TRAINING_SET
+from h5ml.store.store import Store
 
 TINY: dict[str, Any] = {
     "r_max": 3.0,
@@ -116,3 +118,21 @@ def isolated_attributes(engine: Potential, numbers: Sequence[int]) -> dict[str, 
         atom.calc = engine.fresh()
         found[str(number)] = float(atom.get_potential_energy())
     return {"isolated_atom_energies_eV": json.dumps(found)}
+
+
+def write_training_set(store: Store, name: str, frames: xr.Dataset) -> None:
+    """Write labelled frames as ``labels/NAME``, and ``sets/NAME``, a training set that refers to them."""
+    store.write(f"labels/{name}", frames.drop_vars(["split", "weight"]).drop_attrs(deep=False), "structures")
+    entry, count = store.entry(f"labels/{name}"), frames.sizes["frame"]
+    references = TRAINING_SET.dataset(
+        {
+            "source": np.zeros(count),
+            "source_frame": np.arange(count),
+            "split": frames["split"].values,
+            "weight": np.ones(count),
+            "source_key": np.array([f"{entry.key}@{entry.version}"], dtype=object),
+            "source_digest": np.array([entry.digest], dtype=object),
+        },
+        frames.attrs,
+    )
+    store.write(f"sets/{name}", references, "training_set")

@@ -80,6 +80,11 @@ def test_the_step_of_a_key_is_found() -> None:
         ("store: a.h5\nsteps:\n  a:\n    compute: md\n    device: tpu\n", 5, "'cpu' or 'cuda'"),
         ("store: a.h5\nsteps:\n  a:\n    compute: md\n    when: 2024-99-99\n", 5, "cannot be read"),
         ("store: a.h5\nsteps:\n  a: !!python/object:os.system {}\n", 3, ""),
+        ("store: a.h5\nsteps:\n\ta: {import: b}\n", 3, "no tabs"),
+        ("store: a.h5\nsteps:\n  a: {import: b\x00}\n", 3, "no valid YAML"),
+        ("store: a.h5\nsteps:\n  a:\n", 3, "nothing"),
+        ("store: a.h5\nsteps:\n  a:\n    compute: md\n    resources: {gpus: 1}\n", 5, "one of GPU, threads"),
+        ("store: a.h5\nscheduler:\n  slurm:\n    queue: q\n    memory_gb: 1\nsteps: {}\n", 5, "did you mean memory_GB"),
     ],
 )
 def test_wrong_files_are_refused_with_their_line(text: str, line: int, said: str) -> None:
@@ -93,8 +98,22 @@ def test_a_missing_or_unreadable_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="cannot be read"):
         load_campaign(tmp_path / "no.yaml")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidConfig, match="cannot be read"):
+    with pytest.raises(InvalidConfig, match="no text"):
         load_campaign(tmp_path / "b.yaml")
+
+
+def test_entries_that_stand_once_can_be_merged_into_steps() -> None:
+    text = """\
+store: a.h5
+steps:
+  a: &usual {compute: md, temperature_K: 300, seed: 1}
+  b:
+    <<: *usual
+    seed: 2
+"""
+    step = parse_campaign(text).steps["b"]
+    assert isinstance(step, ComputeStep)
+    assert (step.module, step.seed, step.options, step.lines["seed"]) == ("md", 2, {"temperature_K": 300}, 6)
 
 
 MATRIX = """\
@@ -139,6 +158,7 @@ def test_a_matrix_makes_steps_with_its_values() -> None:
         ('"{T}"\n', '"{T"\n', 7, "cannot be read"),
         ('"{T}"\n', '"{0}"\n', 7, "Only names"),
         ("[{name: urea}, {name: ice}]", "[{name: urea}, {nam: ice}]", 9, "same names"),
+        ("[urea, ice]", "[[urea], ice]", 6, "cannot stand within a text"),
         ("{name: [urea, ice], T: [200, 300]}", "5", 4, "no matrix"),
     ],
 )

@@ -275,7 +275,7 @@ def test_the_report_as_json_and_as_text(engine: MemoryEngine, store: Store) -> N
     report = audit(store, progress=lambda *step: steps.append(step))
     assert steps[-1] == (19, 19, "")
     assert AuditReport.from_record(json.loads(json.dumps(report.record()))) == report
-    assert report.summary().startswith("1 error: 8 commits, 19 versions of keys, 1 runs")
+    assert report.summary().startswith("1 error: 8 commits, 19 datasets, 1 run,")
     assert store.root_digest in report.summary()
     with pytest.raises(AuditFailed, match="1 findings"):
         report.raise_for_findings()

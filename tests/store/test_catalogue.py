@@ -91,7 +91,7 @@ def test_unknown_names_get_a_hint() -> None:
     store = rich_store(Store.make(MemoryEngine()))
     with pytest.raises(UnknownKey, match="did you mean samples/table"):
         store.entry("samples/tabel")
-    with pytest.raises(UnknownKey, match="keys lie below it"):
+    with pytest.raises(UnknownKey, match="below it lies samples/checkpoint, and 13 more"):
         store.entry("samples")
     with pytest.raises(UnknownKey, match="@1, @2"):
         store.entry("md/grown@7")

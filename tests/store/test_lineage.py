@@ -215,7 +215,7 @@ def test_a_call_whose_outputs_are_gone_is_still_told(called: Store) -> None:
     lines = lineage(store, "qh/out").text().splitlines()
     gone = next(number for number, line in enumerate(lines) if "not in this store" in line)
     assert "call phonons/0: qh/phonons/0/table@1" in lines[gone]
-    assert "phonons 1" in lines[gone + 1]
+    assert "phonons  (version 1, done" in lines[gone + 1]
     assert "crystal: crystal@1" in lines[gone + 2]
 
 

@@ -264,6 +264,25 @@ def test_gc_drops_older_payloads_and_keeps_their_records(make: Make, kind: str) 
     store["a@1"].load()
 
 
+def test_gc_keeps_what_the_newest_version_of_another_key_was_made_of(make: Make) -> None:
+    """Labels that a training set refers to, say: without them it could not be read any more."""
+    store = make("memory", "a")
+    store.write("labels", sample("table", 2), "table")
+    for root, source in (("set", "labels"), ("model", "set/out")):
+        run = toy_run(root, {"table": [store.entry(source).ref]}, {})
+        with store.transaction() as transaction:
+            transaction.record(run)
+            transaction.write(f"{root}/out", sample("table", 3), "table", run=run.id)
+    store.write("labels", sample("table", 4), "table", new_version=True)
+    store.write("set/out", sample("table", 5), "table", new_version=True)
+    report = gc(store)
+    assert report.items == []
+    assert report.kept == {"labels@1": "model/out@1", "set/out@1": "model/out@1"}
+    with store.transaction() as transaction:
+        transaction.remove("model/out")
+    assert {item.name for item in gc(store).items} == {"labels@1", "set/out@1"}
+
+
 def test_gc_keeps_what_a_longer_run_continues_from(make: Make) -> None:
     store = make("memory", "a")
     runs = {

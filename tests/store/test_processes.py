@@ -92,7 +92,7 @@ def expected_digest(folder: Path, blocks: int) -> str:
 def test_no_kill_loses_an_acknowledged_commit(store: Store, tmp_path: Path) -> None:
     store.close()
     rng, acknowledged = random.Random(3), 0
-    for kill in range(300 if LONG else 8):
+    for kill in range(300 if LONG else 5):
         process = spawn(WRITER, store.location, "t", 1_000_000)
         assert process.stdout is not None
         first = process.stdout.readline()
@@ -115,9 +115,9 @@ def test_no_kill_loses_an_acknowledged_commit(store: Store, tmp_path: Path) -> N
 
 def test_eight_writers_and_four_readers_at_once(hdf5_store: Store) -> None:
     store = hdf5_store
-    blocks = 40 if LONG else 10
+    blocks = 40 if LONG else 6
     writers = [spawn(WRITER, store.location, f"series/{n}", blocks) for n in range(8)]
-    readers = [spawn(READER, store.location, 60 if LONG else 12) for _ in range(4)]
+    readers = [spawn(READER, store.location, 60 if LONG else 8) for _ in range(4)]
     for process in [*writers, *readers]:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors

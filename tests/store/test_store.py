@@ -168,7 +168,7 @@ def test_an_unknown_key_names_the_nearest(store: Store) -> None:
     store.write("training/md_sampling", trajectory(0, 1), TRAJECTORY)
     with pytest.raises(UnknownKey, match="did you mean training/md_sampling"):
         store["training/md_samplin"]
-    with pytest.raises(UnknownKey, match="1 keys lie below"):
+    with pytest.raises(UnknownKey, match="below it lies training/md_sampling"):
         store["training"]
 
 

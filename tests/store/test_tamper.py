@@ -52,7 +52,7 @@ def test_the_store_is_clean_before(whole: Path) -> None:
 
 
 def test_every_changed_byte_is_found(whole: Path, tmp_path: Path) -> None:
-    check_flips(whole, tmp_path, 30, seed=11)
+    check_flips(whole, tmp_path, 15, seed=11)
 
 
 @pytest.mark.long

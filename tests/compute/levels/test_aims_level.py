@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from h5ml.schemas.errors import InvalidConfig, MissingPackage
 from h5ml.tests.kits.aims import write_aims, write_species
 
 pytest.importorskip("tblite")
+
+
+WATER = molecule("H2O")
 
 
 def aims(tmp_path: Path, mode: str = "converged", **settings: Any) -> Level:
@@ -123,6 +128,38 @@ def test_the_socket_gives_the_same_numbers_as_the_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["forces"], truth["forces"], rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("mode", "limit_s", "status", "words"),
+    [
+        ("unconverged", 60, 2, "SCF cycle not converged"),
+        ("crash", None, 3, "all is lost"),
+        ("dies", None, 3, "aims was killed"),
+        ("stalls", 4, 3, "time limit of 4 s"),  # it needs some 2 s until it connects
+        ("hang", 1, 3, "time limit of 1 s"),
+    ],
+)
+def test_a_client_of_the_socket_that_gives_up_makes_a_failed_label_and_is_gone(
+    tmp_path: Path, mode: str, limit_s: float | None, status: int, words: str
+) -> None:
+    found = labelled(
+        aims(tmp_path, mode, interface="socket", calculation_limit_s=limit_s, fallbacks=[]), WATER, "forces"
+    )
+    assert (int(found["status"][0]), int(found["converged"][0])) == (status, 0)
+    assert words in found["message"].item()
+    assert np.isnan(found["forces"]).all()
+    until = time.monotonic() + 30
+    while any(str(tmp_path) in command for command in _commands()):
+        assert time.monotonic() < until, "a process of the program is still there"
+        time.sleep(0.05)
+
+
+def _commands() -> Iterator[str]:
+    """The command lines of all processes; those of zombies are empty."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # ended just now
+            yield path.read_text(errors="replace")
+
+
 _ASI = """
 import os, warnings
 from tblite.ase import TBLite
@@ -153,6 +190,10 @@ def test_the_library_computes_in_a_process_of_its_own(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("ASI_LIB_PATH", str(tmp_path / "libaims.so"))
     truth = of_tblite(molecule("H2O"), "forces")
+    monkeypatch.setenv("TEST_CONVERGED", "it crashes")
+    crashed = labelled(aims(tmp_path, interface="library"), molecule("H2O"), "forces")
+    assert crashed["status"].item() == 3
+    assert "it crashes" in crashed["message"].item()
     for converged in (1, 0):
         monkeypatch.setenv("TEST_CONVERGED", str(converged))
         found = labelled(aims(tmp_path, interface="library", fallbacks=[]), molecule("H2O"), "forces")

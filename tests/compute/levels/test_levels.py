@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from h5ml.compute.levels.level import System, identity_of, level_id, mesh_of
 from h5ml.compute.levels.level_config import LevelSettings
 from h5ml.compute.levels.registry import make_level
 from h5ml.compute.potentials import resolve_potential
-from h5ml.schemas.errors import InvalidConfig
+from h5ml.schemas.errors import InvalidConfig, MissingPackage
 
 LIMITS = Limits(100.0, 1e6)
 
@@ -111,9 +112,12 @@ def test_pyscf_tries_fallbacks_and_keeps_the_end_of_its_output() -> None:
     ("settings", "words"),
     [
         ({"method": "nonsense"}, "no such functional"),
-        ({"basis": "nonsense"}, "cannot do this"),
+        ({"basis": "def2-SVPPP"}, "no such basis"),
         ({"dispersion": "d9"}, "no such dispersion"),
         ({"keywords": {"grids": 3}}, "no such keyword"),
+        ({"keywords": {"grid_level": 10}}, "no such value"),
+        ({"keywords": {"init_guess": "good"}}, "no such value"),
+        ({"fallbacks": [{"damp": "much"}]}, "no such value"),
         ({"fallbacks": [{"basis": "sto-3g"}]}, "change the level of theory"),
         ({"species_dir": "light"}, "do not fit together"),
     ],
@@ -121,6 +125,32 @@ def test_pyscf_tries_fallbacks_and_keeps_the_end_of_its_output() -> None:
 def test_pyscf_refuses_what_it_does_not_know(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidConfig, match=words):
         pyscf(molecule("H2O"), **settings)
+
+
+@pytest.mark.parametrize("engine", ["pyscf", "tblite"])
+def test_an_engine_that_is_not_installed_is_named_with_its_package(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from h5ml.compute.potentials import xtb
+
+    xtb._tblite.cache_clear()
+    for name in (engine, f"{engine}.ase"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPackage) as caught:
+        make_level(LevelSettings(engine=engine))
+    xtb._tblite.cache_clear()
+    assert f"the package {engine}" in str(caught.value)
+    assert "pip install" in str(caught.value)
+
+
+def test_tblite_is_asked_whether_it_takes_the_keywords_before_anything_is_computed() -> None:
+    pytest.importorskip("tblite")
+    for settings in ({"keywords": {"guess": "good"}}, {"fallbacks": [{"mixer_damping": "much"}]}):
+        with pytest.raises(InvalidConfig, match="no such value"):
+            make_level(LevelSettings.parse(settings))
+    make_level(
+        LevelSettings.parse({"keywords": {"guess": "eeq", "electronic_temperature": 500.0, "max_iterations": 1}})
+    )
 
 
 @pytest.mark.parametrize("settings", [{"method": "B3LYP"}, {"dispersion": "d3bj"}, {"method": "r2SCAN"}])

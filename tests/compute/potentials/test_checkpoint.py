@@ -181,6 +181,38 @@ def test_an_unknown_class_is_refused_by_name(checkpoint: Checkpoint) -> None:
     assert "ScaleShiftMACE" in str(caught.value)
 
 
+def test_every_class_of_mace_is_stored_or_refused_with_its_reason(checkpoint: Checkpoint) -> None:
+    with mace_guard():
+        from mace.modules import extensions, models
+
+        from h5ml.compute.potentials.checkpoint_models import CLASSES, REFUSED, described
+
+    classes = {name: one for part in (models, extensions) for name, one in vars(part).items() if name.endswith("MACE")}
+    classes["MACELES"] = extensions.MACELES
+    assert set(classes) == set(CLASSES) | set(REFUSED)
+    for name, reason in REFUSED.items():
+        with pytest.raises(InvalidData, match="class of model is unknown") as caught:
+            described(object.__new__(classes[name]))
+        assert reason in str(caught.value)
+        with pytest.raises(InvalidData, match="class of model is unknown"):
+            stored_potential(changed(checkpoint.dataset(), **{"class": name}), "m@1", "abc").calculator()
+
+
+def test_a_second_model_of_the_same_settings_shares_nothing_with_the_first(checkpoint: Checkpoint) -> None:
+    with mace_guard():
+        import torch
+
+        from h5ml.compute.potentials.checkpoint_models import _same_predictions, rebuilt
+
+    first, second = rebuilt(checkpoint.models[0], "k"), rebuilt(checkpoint.models[0], "k")
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    third = rebuilt(checkpoint.models[0], "k")
+    assert not _same_predictions(first, second)
+    assert _same_predictions(second, third)
+
+
 def test_tensors_that_do_not_fit_their_description_are_refused(checkpoint: Checkpoint) -> None:
     dataset = checkpoint.dataset()
     arguments = {**checkpoint.models[0].description["arguments"], "num_bessel": 5}
