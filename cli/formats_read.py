@@ -88,11 +88,10 @@ def read_file(
         return read_netcdf(path, kind)
     if kind not in (None, "structures"):
         raise InvalidData(
-            "This file can only be imported as structures.",
+            "Labels need their level of theory." if kind == "labels" else "This file holds structures.",
             key=path,
-            expected="kind structures (or a netCDF file of another kind)",
+            expected="--level TEXT" if kind == "labels" else "kind structures (or a netCDF file of another kind)",
             found=f"--kind {kind}",
-            hint="state the level of theory: --level TEXT" if kind == "labels" else None,
         )
     return structures(read_images(path, name, index), tell=tell)
 

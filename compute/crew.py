@@ -259,7 +259,8 @@ class Crew:
             self._end(pending)
             return
         pending.trace = trace
-        error = ComputeFailed(message.partition("\n")[0] or status, key=plan.root_key, found=message)
+        first, _, rest = message.partition("\n")
+        error = ComputeFailed(first or status, key=plan.root_key, found=rest.strip() or None)
         if self._store.catalogue.runs[plan.run_id].status == "running":  # it died before it could say so itself
             self._record(plan.run_id, "failed", message)
         self._fail(pending, error)

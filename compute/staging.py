@@ -327,7 +327,7 @@ class Committer:
         return time.time() - newest < FRESH_SECONDS
 
     def _sweep(self) -> None:
-        """Remove files beside staging stores that are gone, and the folder once nothing is in it."""
+        """Remove files beside staging stores that are gone, and the folder once it is empty and nobody needs it."""
         if not self.folder.is_dir():
             return
         runs = self.main.catalogue.runs
@@ -336,5 +336,7 @@ class Committer:
             whole = self.folder / (file.name.partition(".h5")[0] + ".h5")
             if run is not None and not is_alive(run) and not self._is_fresh(run) and not whole.exists():
                 file.unlink(missing_ok=True)
+        if any(is_alive(run) for run in runs.values() if run.status == "running"):  # another campaign, about to use it
+            return
         with contextlib.suppress(OSError):  # something is in it
             self.folder.rmdir()

@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..schemas.errors import ComputeFailed, MissingPackage
@@ -46,7 +46,7 @@ def connect(place: Place) -> tuple[Any, Any]:
     MissingPackage
         If dask.distributed, or for a batch system dask-jobqueue, is not installed.
     SchedulerLost
-        If the scheduler cannot be reached.
+        If the scheduler cannot be reached, or workers cannot be started.
     """
     try:
         import dask
@@ -62,7 +62,7 @@ def connect(place: Place) -> tuple[Any, Any]:
             with ThreadPoolExecutor(1) as starting:
                 started = starting.submit(_local, place)
                 load_libraries()
-                cluster = started.result()
+                cluster = _begun(started)
         elif isinstance(place, QueuePlace):
             cluster = _queue(place)
     address = place.address if isinstance(place, AddressPlace) else None
@@ -78,6 +78,18 @@ def connect(place: Place) -> tuple[Any, Any]:
     if isinstance(place, LocalPlace):
         client.run(_load_meanwhile, wait=False)
     return client, cluster
+
+
+def _begun(started: Future[Any]) -> Any:
+    """The workers on this machine, once they are there."""
+    try:
+        return started.result()
+    except RuntimeError as error:  # the workers read the script again, and it starts workers again
+        raise SchedulerLost(
+            "The workers on this machine could not be started.",
+            found=str(error),
+            hint='a script that uses workers does its work below `if __name__ == "__main__":`',
+        ) from None
 
 
 def disconnect(client: Any, cluster: Any) -> None:

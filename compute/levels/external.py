@@ -166,8 +166,9 @@ def check_command(command: str | None, engine: str, configured: Mapping[str, str
         raise InvalidConfig(
             "There is no command for this engine.",
             key=engine,
-            expected='the setting command, such as "mpirun -n 4 aims.x", or a section of ASE\'s configuration file',
+            expected='the setting command, such as "mpirun -n 4 PROGRAM", or a section of ASE\'s configuration file',
             found="nothing",
+            hint=f"give --command, or write `command = ...` below [{engine}] in that file",
         )
     program = shlex.split(text)[0]
     if shutil.which(program) is None:
