@@ -28,7 +28,7 @@ TBLITE = {"engine": "tblite", "method": "GFN1-xTB", "properties": ["energy", "fo
 
 def main() -> None:
     """Print the tables."""
-    water, crystal = molecule("H2O"), ase.io.read(UREA).repeat((2, 2, 2))
+    water, crystal = molecule("H2O"), ase.io.read(UREA).repeat((1, 1, 2))
     measured("PySCF PBE/def2-SVP, water", rattled(water), PYSCF, pyscf_calculator)
     measured(f"tblite GFN1-xTB, urea of {len(crystal)} atoms", rattled(crystal), TBLITE, tblite_calculator)
 

@@ -15,6 +15,7 @@ from mace.tools.train import evaluate, train_one_epoch
 from ..schemas.errors import ComputeFailed
 from .potentials.checkpoint import StoredModel, quiet
 from .potentials.checkpoint_models import default_dtype
+from .potentials.mace_arithmetic import steady
 from .training_config import Training
 from .training_model import Parts
 
@@ -236,5 +237,5 @@ class Loop:
 
     @contextlib.contextmanager
     def _setting(self) -> Iterator[None]:
-        with quiet(), default_dtype(self.config.default_dtype):
+        with quiet(), default_dtype(self.config.default_dtype), steady(self.parts.device):
             yield

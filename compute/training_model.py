@@ -37,6 +37,7 @@ from torch_ema import ExponentialMovingAverage
 from ..schemas.errors import InvalidConfig, InvalidData
 from .potentials.checkpoint import StoredModel, quiet
 from .potentials.checkpoint_models import default_dtype, described
+from .potentials.mace_arithmetic import steady
 from .potentials.mace_engine import usable_device
 from .potentials.mace_graphs import GraphBuilder, MaceBatches
 from .training_config import LAYERS, Training
@@ -121,7 +122,7 @@ def build(config: Training, heads: Sequence[HeadFrames], foundation: torch.nn.Mo
     The order is that of ``mace.cli.run_train.run``: the loader is read for the mean number of neighbours and for the
     scale before the model is drawn, and both advance its generator.
     """
-    with quiet(), default_dtype(config.default_dtype), torch.random.fork_rng(devices=[]):
+    with quiet(), default_dtype(config.default_dtype), steady(context.device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         device = tools.init_device(usable_device(context.device))
         args = _namespace(config, context, replay=len(heads) > 1)

@@ -254,15 +254,14 @@ class _Build:
 
     def _models(self) -> Calculator:
         with mace_guard(), quiet():
-            from mace.calculators import MACECalculator
-
             from .checkpoint_models import MODEL_TYPES, rebuilt
+            from .mace_arithmetic import SteadyCalculator
 
             models = self.checkpoint.models
             if not self._modules:
                 self._modules = [rebuilt(model, self._spec).to(usable_device(self._device)) for model in models]
             told = models[0].description
-            return MACECalculator(
+            return SteadyCalculator(
                 models=list(self._modules),
                 device=self._device,
                 default_dtype=told["dtype"],

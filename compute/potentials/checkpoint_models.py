@@ -22,6 +22,7 @@ from mace.tools.scripts_utils import extract_config_mace_model
 
 from ...schemas.errors import InvalidData, nearest
 from .checkpoint import StoredModel
+from .mace_arithmetic import steady
 
 CLASSES = MappingProxyType(
     {cls.__name__: cls for cls in (modules.MACE, modules.ScaleShiftMACE, modules.EnergyDipolesMACE)}
@@ -239,11 +240,12 @@ def _same_predictions(one: Any, other: Any) -> bool:
     heads = list(getattr(one, "heads", ["Default"]))
     found = []
     for module in (one, other):
-        with default_dtype(dtype):
+        device = next(module.parameters()).device
+        with default_dtype(dtype), steady(device):
             graph = mace_data.AtomicData.from_config(
                 config, AtomicNumberTable([int(z) for z in one.atomic_numbers]), float(one.r_max), heads
             )
-            batch = torch_geometric.Batch.from_data_list([graph]).to(next(module.parameters()).device)
+            batch = torch_geometric.Batch.from_data_list([graph]).to(device)
             found.append(module(batch.to_dict(), training=False))
     return all(torch.equal(found[0][name].cpu(), found[1][name].cpu()) for name in ("energy", "forces"))
 

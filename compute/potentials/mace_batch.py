@@ -12,6 +12,7 @@ from e3nn import o3  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from ...schemas.errors import InvalidConfig
+from .mace_arithmetic import steady
 from .mace_graphs import GraphBuilder
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class LearnedModel:
         batch = self.batch(systems)
         periodic = np.array([atoms.pbc.all() for atoms in systems])
         strained = stresses and bool(periodic.any())
-        with torch.set_grad_enabled(forces or strained):
+        with torch.set_grad_enabled(forces or strained), steady(self._calculator.device):
             out = self.module(batch, training=False, compute_force=forces or strained, compute_stress=strained)
         found = np.full((len(systems), 6), np.nan)
         if strained:

@@ -128,11 +128,11 @@ def _learned(calculator: Calculator) -> LearnedModel:
 
 def _calculator(path: str, device: str, dtype: str, head: str | None) -> Calculator:
     with mace_guard():
-        from mace.calculators import MACECalculator
+        from .mace_arithmetic import SteadyCalculator
 
         model = _model(path, Path(path).stat().st_mtime_ns, usable_device(device), dtype)
         heads: dict[str, Any] = {} if head is None else {"head": head}
-        return MACECalculator(models=[model], device=device, default_dtype=dtype, **heads)
+        return SteadyCalculator(models=[model], device=device, default_dtype=dtype, **heads)
 
 
 @functools.lru_cache(maxsize=4)
@@ -198,15 +198,18 @@ def usable_device(device: str) -> str:
 
 @contextlib.contextmanager
 def mace_guard() -> Iterator[None]:
-    """Import mace, and undo that it makes every ``torch.load`` of the process run pickled code."""
+    """Import mace, settle its arithmetic, and undo that it makes every ``torch.load`` run pickled code."""
     before = os.environ.get(_UNSAFE_LOAD)
     try:
         with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):  # of no use to users
             import mace.calculators  # noqa: F401
+
+            from .mace_arithmetic import settle
     except ImportError as error:
         raise _missing(str(error)) from error
     finally:
         _restore(before)
+    settle()
     try:
         yield
     finally:
