@@ -56,7 +56,12 @@ def connect(place: Place) -> tuple[Any, Any]:
             "The scheduler needs dask.distributed.", found=str(error), hint="pip install distributed"
         ) from None
     cluster: Any = None
-    settings = {"distributed.scheduler.allowed-failures": LOST_WORKERS, "distributed.worker.profile.enabled": False}
+    settings: dict[str, Any] = {
+        "distributed.scheduler.allowed-failures": LOST_WORKERS,
+        "distributed.worker.profile.enabled": False,
+    }
+    if isinstance(place, LocalPlace):  # dask's own also ties malloc's hands, which costs a training a third of its time
+        settings["distributed.nanny.pre-spawn-environ"] = threads_environment(place.threads)
     with dask.config.set(settings):
         if isinstance(place, LocalPlace):
             with ThreadPoolExecutor(1) as starting:

@@ -39,6 +39,7 @@ _CONVERGED = "Self-consistency cycle converged."
 _BEGUN = "Begin self-consistency loop"
 _ENDED = "Have a nice day."
 _CLOSING = 2000
+_LAST_WORDS_S = 2.0
 _OUTPUT, _ERRORS = "aims.out", "aims.err"
 _DISPERSION: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
@@ -289,13 +290,15 @@ def _ended_after(limit_s: float | None, started: Sequence[subprocess.Popen[Any]]
 
 
 def _answered(calculator: Any, atoms: Any, properties: frozenset[str]) -> dict[str, Any]:
-    """What a client answers; where it does not, it is ended before ASE waits for it."""
+    """What a client answers; where it does not, it may say its last words and is ended before ASE waits for it."""
     try:
         calculator.calculate(atoms, sorted(properties), ["positions"])
         return dict(calculator.results)
     except Exception:
         process = getattr(calculator.server, "proc", None)
         if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LAST_WORDS_S)
             end(process)
         raise
     finally:
